@@ -1,0 +1,116 @@
+"""Files that are whole or absent: atomic writes, hashes, JSON lines plain or zstd-compressed."""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import zstandard
+
+Progress = Callable[[int, int, str], None]
+"""Called as progress(done, total, note) by long steps; units are the step's own."""
+
+MAX_LINE = 64 * 2**20  # bytes; a longer line is a damaged file, not a document
+
+
+def silent(done: int, total: int, note: str = "") -> None:
+    """Report progress to nobody."""
+
+
+def sha256(path: Path) -> str:
+    """Return the hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file that becomes `path` only when the block ends without error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        fsync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file atomically."""
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically, keys sorted so that equal values are equal bytes."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    write_bytes(path, text.encode() + b"\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Write rows as JSON lines atomically, zstd-compressed for .zst; return how many."""
+    n = 0
+    with atomic_write(path) as raw:
+        compressor = zstandard.ZstdCompressor(level=6)
+        file = compressor.stream_writer(raw, closefd=False) if path.suffix == ".zst" else raw
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+            n += 1
+        if file is not raw:
+            file.close()
+    return n
+
+
+def find_jsonl(path: Path) -> Path:
+    """Return NAME.jsonl or NAME.jsonl.zst for a path given without its ending.
+
+    Raises:
+        FileNotFoundError: neither file exists.
+    """
+    for ending in (".jsonl", ".jsonl.zst"):
+        candidate = path.with_name(path.name + ending)
+        if candidate.exists():
+            return candidate
+    raise FileNotFoundError(f"{path}: neither {path.name}.jsonl nor {path.name}.jsonl.zst is there")
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    r"""Yield the rows of a .jsonl or .jsonl.zst file that we or a task set wrote.
+
+    Lines end at \n only (texts may hold U+2028). For foreign dumps, where single lines may be
+    damaged, use modules.corpus.links instead.
+
+    Raises:
+        ValueError: a line is not a JSON object; the message names file and line.
+    """
+    with path.open("rb") as raw:
+        stream: Any = raw
+        if path.suffix == ".zst":
+            stream = zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(raw)
+        for number, line in enumerate(io.BufferedReader(stream, 2**20), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {number}: expected an object, got {line[:40]!r}")
+            yield row

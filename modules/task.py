@@ -1,0 +1,130 @@
+"""The types every benchmark is made of.
+
+A benchmark is one file in modules/tasks/ with a TASK in it. The same Task serves fine-tuning
+(GPT-1's input transformations, Figure 1) and zero-shot evaluation (GPT-2, section 3).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Format = Literal[
+    "classification",  # one text -> label
+    "entailment",  # premise, hypothesis -> label
+    "similarity",  # two texts, both orders -> label
+    "multiple_choice",  # document + question, k answers -> index
+    "perplexity",  # running text, scored per canonical unit
+    "cloze",  # predict the last word (LAMBADA)
+    "choice",  # pick the continuation or filling with the highest probability
+    "generation",  # generate after a prompt, compare with references
+]
+FINETUNE_FORMATS = ("classification", "entailment", "similarity", "multiple_choice")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled example for fine-tuning, before tokenisation.
+
+    `texts` holds one tuple of segments per sequence the network reads; the segments are joined by
+    the delimiter token: classification (("text",),); entailment (("premise", "hypothesis"),);
+    similarity both orders (("a", "b"), ("b", "a")); multiple choice ("z q", "answer") per answer.
+    """
+
+    id: str
+    texts: tuple[tuple[str, ...], ...]
+    label: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Candidates to rank, each (context, continuation); P(continuation | context) decides."""
+
+    id: str
+    candidates: tuple[tuple[str, str], ...]
+    label: int
+
+
+@dataclass(frozen=True)
+class Cloze:
+    """A passage without its last word, and that word (with its leading space)."""
+
+    id: str
+    context: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt to continue, and the references its continuation is compared with."""
+
+    id: str
+    prompt: str
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Running text to be scored: `text` is what the model reads, `units` what the score is per."""
+
+    id: str
+    text: str
+    units: int  # canonical units of the benchmark: words, bytes, characters
+    original: str = ""  # the file's own form, where a de-tokenizer changed it
+    domain: str = ""
+
+
+Item = Example | Choice | Cloze | Prompt | Passage
+Metric = Callable[[list[Any], list[Any]], float]
+"""metric(predictions, references) -> value, higher is better unless the name says otherwise."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Where a benchmark's rows come from, how a row becomes items, and how they are scored."""
+
+    name: str
+    format: Format
+    version: int  # a changed prompt, label order or metric is a new number
+    source: str  # path below the data folder, without split and ending
+    columns: tuple[str, ...]  # every row must have these
+    items: Callable[[list[Row]], list[Any]]
+    metrics: dict[str, Metric]  # the first one is the headline
+    labels: tuple[str, ...] = ()  # label names in index order; rows hold the index or the name
+    splits: dict[str, str] = field(
+        default_factory=dict
+    )  # "train" -> file; empty: one file, `source`
+    hub: str | None = None  # hub id (and config) of the public data set of this format
+    paper: str = ""  # section of the paper whose protocol this follows
+    reference: dict[str, float] = field(default_factory=dict)  # the paper's result, by model
+    generation: dict[str, Any] = field(default_factory=dict)  # max_new_tokens, top_k, stop, ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number with everything needed to compare it: protocol, size and interval."""
+
+    task: str
+    metric: str
+    value: float
+    n: int  # items behind the number
+    low: float  # 95 % bootstrap interval
+    high: float
+    split: str
+    task_version: int
+    protocol: dict[str, Any]  # stride, scoring variant, few-shot count, limit, ...
+
+
+def data_path(task: Task, data: Path, split: str) -> Path:
+    """Return the path (without ending) of a split's rows below the data folder.
+
+    Raises:
+        ValueError: the task has no such split.
+    """
+    if not task.splits:
+        return data / task.source
+    if split not in task.splits:
+        raise ValueError(f"task {task.name} has no split {split!r}; it has {sorted(task.splits)}")
+    return data / task.source / task.splits[split]
