@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Config(BaseModel):
-    """A frozen, checked value: flow parameter, UI form, JSON beside the artifact and MLflow params."""
+    """A frozen, checked value: flow parameter, UI form, JSON in the artifact and MLflow params."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 

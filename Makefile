@@ -1,0 +1,39 @@
+# Every target sets up what it needs: `make demo` and `make test` work from a fresh clone.
+PYTHON ?= python3
+BIN := .venv/bin
+export DVC_SITE_CACHE_DIR := $(CURDIR)/.textmill/dvc-site
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: demo test proofs check up data install clean
+
+install: .venv/installed
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("textmill needs Python 3.11 or newer; set PYTHON=/path/to/it")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing pinned packages into .venv (minutes the first time) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' 2>.venv/pip.log || (cat .venv/pip.log; exit 1)
+	@touch $@
+
+data: .venv/installed
+	@mkdir -p -m 700 .textmill
+	@$(BIN)/dvc pull -q data.dvc && echo "Sample data is in data/"
+
+demo: data
+	@$(BIN)/textmill run sample
+
+up: data
+	@$(BIN)/textmill up
+
+test: data
+	@$(BIN)/python -m pytest -q
+
+proofs: data
+	@$(BIN)/python -m pytest -q -m slow --timeout 3600
+
+check: .venv/installed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean:
+	rm -rf artifacts .textmill .dvc/cache .dvc/tmp
