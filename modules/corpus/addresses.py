@@ -1,0 +1,118 @@
+"""Addresses of pages: one canonical spelling each, and the hosts that never enter the corpus."""
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from functools import cache, lru_cache
+from html import unescape
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import tldextract
+from w3lib.url import canonicalize_url
+
+MAX_URL = 4096  # characters; longer addresses are tracking blobs or attacks
+ENTITY = re.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,30}|#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6});")
+CONTROL = re.compile("[\x00-\x1f\x7f]")
+# the list that comes with the package: no network, nothing written outside the run's directory
+EXTRACT = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+
+REDDIT = ("reddit.com", "redd.it", "redditmedia.com", "reddituploads.com", "redditstatic.com")
+
+
+def unescape_entities(url: str) -> str:
+    """Replace HTML entities that end in `;` (dumps hold `&amp;`; `&copy=2` must stay as it is)."""
+    return ENTITY.sub(lambda match: unescape(match.group()), url)
+
+
+def canonical_url(url: str, *, escaped: bool = False) -> str:
+    """Return the one spelling of a public http(s) address.
+
+    Lower-case host in IDNA, no default port, no fragment, no utm_ parameter, sorted query,
+    upper-case percent escapes. `escaped` says that the text holds HTML entities, as in dumps.
+
+    Raises:
+        ValueError: it is none; the message is the reason, without the address.
+    """
+    url = (unescape_entities(url) if escaped else url).strip()
+    if len(url) > MAX_URL:
+        raise ValueError("long-url")
+    if CONTROL.search(url):
+        raise ValueError("malformed-url")
+    try:
+        parts = urlsplit(canonicalize_url(url))
+        port = parts.port
+    except (ValueError, UnicodeError):
+        raise ValueError("malformed-url") from None
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("not-http")
+    host = (parts.hostname or "").rstrip(".")
+    if not host or "@" in parts.netloc or not _is_spelled_well(host):
+        raise ValueError("malformed-url")
+    netloc = f"[{host}]" if ":" in host else host
+    if port not in (None, 80 if parts.scheme == "http" else 443):
+        netloc += f":{port}"
+    query = "&".join(p for p in parts.query.split("&") if not p.lower().startswith("utm_"))
+    return urlunsplit((parts.scheme, netloc, parts.path or "/", query, ""))
+
+
+def _is_spelled_well(host: str) -> bool:
+    """Tell whether a host is an IPv6 address or plain labels as DNS allows them."""
+    return ":" in host or bool(
+        len(host) <= 253 and re.fullmatch(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", host)
+    )
+
+
+def read_list(name: str) -> frozenset[str]:
+    """Return the entries of a list beside this file: one a line, `#` starts a comment."""
+    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
+    lines = (line.partition("#")[0].strip().lower() for line in text.splitlines())
+    return frozenset(line for line in lines if line)
+
+
+@cache
+def blocked_domains() -> frozenset[str]:
+    """Return the shipped list of blocked domains."""
+    return read_list("blocked_domains.txt")
+
+
+@cache
+def blocked_extensions() -> frozenset[str]:
+    """Return the shipped list of file endings that are no pages."""
+    return read_list("blocked_extensions.txt")
+
+
+def is_below(host: str, domains: Iterable[str]) -> bool:
+    """Tell whether a host is one of the domains or lies below one, label by label."""
+    labels = host.split(".")
+    tails = {".".join(labels[i:]) for i in range(len(labels))}
+    return not tails.isdisjoint(domains)
+
+
+@lru_cache(maxsize=65536)
+def registered_name(host: str) -> str:
+    """Return the label before the public suffix: `wikipedia` of en.m.wikipedia.org."""
+    return EXTRACT(host).domain
+
+
+def is_public(host: str) -> bool:
+    """Tell whether a host may be outside one's own network, by its spelling alone."""
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        return "." in host and not is_below(host, ("localhost", "local", "internal"))
+
+
+def refusal(url: str, blocked: frozenset[str] = frozenset()) -> str:
+    """Return why a canonical address may not enter the corpus, or an empty string.
+
+    The same rule holds for links and for what they redirect to.
+    """
+    host = urlsplit(url).hostname or ""
+    if not is_public(host):
+        return "not-public"
+    if registered_name(host) == "wikipedia":  # GPT-2 paper, section 2.1: all Wikipedia removed
+        return "wikipedia"
+    if is_below(host, REDDIT):  # outbound links only; no text of Reddit itself
+        return "reddit"
+    return "blocked-domain" if is_below(host, blocked) else ""

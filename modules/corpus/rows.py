@@ -1,0 +1,32 @@
+"""Write rows one at a time to a compressed file that is whole or absent."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from modules.files import atomic_write
+
+
+class RowWriter:
+    """Takes rows for one JSON lines file, zstd-compressed."""
+
+    def __init__(self, stream: Any) -> None:
+        """Write to an open binary stream."""
+        self._stream = stream
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Add one row, keys sorted so that equal rows are equal bytes."""
+        self._stream.write(json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+
+
+@contextmanager
+def row_writer(path: Path) -> Iterator[RowWriter]:
+    """Open a .jsonl.zst file for rows; it appears under its name when the block ends well."""
+    with atomic_write(path) as raw:
+        stream = zstandard.ZstdCompressor(level=6).stream_writer(raw, closefd=False)
+        yield RowWriter(stream)
+        stream.close()
