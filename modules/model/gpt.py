@@ -1,0 +1,275 @@
+"""The decoder of both papers: GPT-1 (normalise after the residual) and GPT-2 (before, and ln_f).
+
+Names follow the papers and the released weights, so a checkpoint, a paper and the code agree.
+Shapes: B rows, T new positions, S positions seen, C features, H heads, D features per head.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from modules.config import Config
+from modules.model.base import Decoder
+
+LN_EPS = 1e-5  # both releases
+
+
+class GPTConfig(Config):
+    """The sizes and choices of one decoder; the defaults are GPT-2 small (GPT-2 paper, Table 2)."""
+
+    architecture: Literal["gpt"] = "gpt"
+    """Tells a checkpoint of this decoder from an LSTM's."""
+    vocab_size: int = Field(50257, ge=2)
+    """Token ids, end-of-text included (GPT-2 paper, section 2.3; GPT-1: 40,478)."""
+    n_positions: int = Field(1024, ge=1)
+    """Longest context in tokens (GPT-2 paper, section 2.3; GPT-1: 512)."""
+    n_embd: int = Field(768, ge=1)
+    """Features per position."""
+    n_layer: int = Field(12, ge=1)
+    """Blocks."""
+    n_head: int = Field(12, ge=1)
+    """Attention heads per block; 64 features each in all of the papers' models (XL has 25)."""
+    norm: Literal["pre", "post"] = "pre"
+    """Layer norm before each sub-block and at the end (GPT-2), or after each residual (GPT-1)."""
+    embd_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the sum of token and position embedding (GPT-1: 0.1; GPT-2's release: none)."""
+    attn_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the attention probabilities (GPT-1: 0.1; GPT-2's release: none)."""
+    resid_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on each residual branch's output (GPT-1: 0.1; GPT-2's release: none)."""
+    init_std: float = Field(0.02, gt=0)
+    """Standard deviation of new weights (GPT-1 paper, section 4.1)."""
+    positions_std: float = Field(0.02, gt=0)
+    """The same for the position embedding (OpenAI's GPT-2 code has 0.01, other ports 0.02)."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "GPTConfig":
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        return self
+
+    @property
+    def n_params(self) -> int:
+        """Parameters, embeddings included (the output layer is tied and counts once)."""
+        return (self.vocab_size + self.n_positions) * self.n_embd + self.n_params_body
+
+    @property
+    def n_params_body(self) -> int:
+        """Parameters that are not embeddings: the blocks, and ln_f where there is one."""
+        c = self.n_embd
+        return self.n_layer * (12 * c**2 + 13 * c) + (2 * c if self.norm == "pre" else 0)
+
+
+class Cache:
+    """Keys and values of what each row has read, in room set aside once.
+
+    Rows may hold different numbers of tokens. A query at position p sees the slots 0..p of its row;
+    slots after a row's length hold left-overs of padding that are overwritten before they are seen.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, lengths: list[int]) -> None:
+        self.keys, self.values = keys, values  # (L, B, H, N, D) each
+        self.lengths = lengths  # tokens held, per row
+        self._new = 0
+        self._positions = keys.new_empty(0)
+        self.mask: Tensor | None = None
+
+    @property
+    def empty(self) -> bool:
+        """True before the first token."""
+        return not any(self.lengths)
+
+    @property
+    def _uniform(self) -> bool:
+        return len(set(self.lengths)) <= 1
+
+    def open(self, n: int) -> Tensor:
+        """Make ready for n new tokens a row; return their positions (n,) or (B, n)."""
+        end, device = max(self.lengths, default=0) + n, self.keys.device
+        if end > self.keys.shape[3]:
+            raise ValueError(f"the cache has {self.keys.shape[3]} positions; {end} are needed")
+        self._new, self._end, self.mask = n, end, None
+        positions = torch.arange(n, device=device)
+        if self._uniform:
+            positions = positions + (end - n)  # (n,)
+        else:
+            positions = positions + torch.tensor(self.lengths, device=device)[:, None]  # (B, n)
+        self._positions = positions
+        if not self.empty and (n > 1 or not self._uniform):
+            slots = torch.arange(end, device=device)
+            mask = slots <= positions[..., None]  # (n, S) or (B, n, S)
+            self.mask = mask if self._uniform else mask[:, None]  # (B, 1, n, S)
+        return positions
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store a layer's new keys and values (B, H, n, D); return all that may be seen."""
+        for store, new in ((self.keys[layer], k), (self.values[layer], v)):
+            if self._uniform:
+                store[:, :, self._end - self._new : self._end] = new
+            else:
+                rows = torch.arange(len(store), device=store.device)[:, None]  # (B, 1)
+                store[rows, :, self._positions] = new.transpose(1, 2).to(store.dtype)
+        if self.empty:
+            return k, v  # nothing older to see
+        seen = slice(0, self._end)
+        return self.keys[layer, :, :, seen].to(k), self.values[layer, :, :, seen].to(v)
+
+    def close(self, lengths: list[int] | None) -> None:
+        """Count the new tokens: all, or the first `lengths` of each row (the rest is padding)."""
+        new = lengths if lengths is not None else [self._new] * len(self.lengths)
+        self.lengths = [old + n for old, n in zip(self.lengths, new, strict=True)]
+
+    def take(self, rows: list[int]) -> "Cache":
+        """Return a cache of these rows, in this order; a row may be repeated."""
+        index = torch.tensor(rows, device=self.keys.device, dtype=torch.int64)
+        keys, values = self.keys.index_select(1, index), self.values.index_select(1, index)
+        return Cache(keys, values, [self.lengths[i] for i in rows])
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Return softmax(q k' / sqrt(D)) v, (B, H, T, D); causal where no mask is given and T = S.
+
+    The one place that knows how attention is computed.
+    """
+    causal = mask is None and q.shape[2] == k.shape[2]
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with one fused map for q, k and v, in that order."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        c = config.n_embd
+        self.n_head, self.dropout = config.n_head, config.attn_dropout
+        self.c_attn = nn.Linear(c, 3 * c)
+        self.c_proj = nn.Linear(c, c)
+        self.resid = nn.Dropout(config.resid_dropout)
+
+    def forward(self, x: Tensor, layer: int, cache: Cache | None) -> Tensor:
+        """Mix the positions of x (B, T, C) with what came before them."""
+        b, t, c = x.shape
+        qkv = self.c_attn(x).view(b, t, 3, self.n_head, c // self.n_head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)  # (B, H, S, D)
+        mask = cache.mask if cache is not None else None
+        a = attend(q, k, v, mask, self.dropout if self.training else 0.0)  # (B, H, T, D)
+        return self.resid(self.c_proj(a.transpose(1, 2).reshape(b, t, c)))  # (B, T, C)
+
+
+class MLP(nn.Module):
+    """Two layers, four times as wide inside, with the tanh form of GELU (both releases)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.resid = nn.Dropout(config.resid_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each position of x (B, T, C) by itself."""
+        h = F.gelu(self.c_fc(x), approximate="tanh")  # (B, T, 4C)
+        return self.resid(self.c_proj(h))  # (B, T, C)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each with a residual and a layer norm."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.pre_norm = config.norm == "pre"
+        self.ln_1 = nn.LayerNorm(config.n_embd, LN_EPS)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, LN_EPS)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, layer: int, cache: Cache | None) -> Tensor:
+        """Return the block's output (B, T, C)."""
+        if self.pre_norm:  # GPT-2 paper, section 2.3
+            x = x + self.attn(self.ln_1(x), layer, cache)
+            return x + self.mlp(self.ln_2(x))
+        x = self.ln_1(x + self.attn(x, layer, cache))  # GPT-1: after the residual
+        return self.ln_2(x + self.mlp(x))
+
+
+class GPT(Decoder):
+    """Token and position embedding, blocks, and a final norm where the config says pre-norm."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config: GPTConfig = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.drop = nn.Dropout(config.embd_dropout)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        pre_norm = config.norm == "pre"  # GPT-1 ends with the last block's ln_2
+        self.ln_f = nn.LayerNorm(config.n_embd, LN_EPS) if pre_norm else nn.Identity()
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Draw new weights: N(0, 0.02), biases 0 (GPT-1 paper, section 4.1).
+
+        Pre-norm models scale the two projections into the residual stream by 1 / sqrt(N), N = 2
+        residual layers per block (GPT-2 paper, section 2.3).
+        """
+        std = self.config.init_std
+        residual = std / math.sqrt(2 * self.config.n_layer) if self.config.norm == "pre" else std
+        for name, parameter in self.named_parameters():
+            if name.endswith(".bias"):
+                parameter.zero_()
+            elif ".ln_" in name or name.startswith("ln_f"):
+                parameter.fill_(1.0)
+            elif name == "wpe.weight":
+                parameter.normal_(0, self.config.positions_std, generator=generator)
+            else:
+                scale = residual if name.endswith("c_proj.weight") else std
+                parameter.normal_(0, scale, generator=generator)
+
+    def forward(
+        self, tokens: Tensor, cache: Cache | None = None, lengths: list[int] | None = None
+    ) -> Tensor:
+        """Return the features (B, T, C) of tokens (B, T) int64.
+
+        With a cache (inference only) the tokens follow what it holds, and it takes them in.
+        `lengths` says how many of each row's tokens are real where the batch is padded on the
+        right; the features of padding mean nothing.
+
+        Raises:
+            ValueError: the tokens reach past the model's or the cache's last position.
+        """
+        if tokens.shape[1] > self.config.n_positions:
+            limit = self.config.n_positions
+            raise ValueError(f"{tokens.shape[1]} tokens a row; the model has {limit} positions")
+        if cache is None:
+            positions = torch.arange(tokens.shape[1], device=tokens.device)  # (T,)
+        else:
+            assert not torch.is_grad_enabled(), "the cache is written in place: use torch.no_grad()"
+            positions = cache.open(tokens.shape[1])  # (T,) or (B, T)
+        x = self.drop(self.wte(tokens) + self.wpe(positions))  # (B, T, C)
+        for layer, block in enumerate(self.h):
+            x = block(x, layer, cache)
+        if cache is not None:
+            cache.close(lengths)
+        return self.ln_f(x)
+
+    def new_cache(
+        self,
+        batch: int,
+        length: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Cache:
+        """Return an empty cache for `batch` rows of at most `length` tokens each."""
+        config = self.config
+        if length > config.n_positions:
+            raise ValueError(f"a cache of {length}; the model has {config.n_positions} positions")
+        shape = (config.n_layer, batch, config.n_head, length, config.n_embd // config.n_head)
+        device, dtype = device or self.device, dtype or self.wte.weight.dtype
+        keys = torch.zeros(shape, device=device, dtype=dtype)
+        return Cache(keys, torch.zeros_like(keys), [0] * batch)
