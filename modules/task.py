@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from modules.files import find_jsonl, read_jsonl
+
 Format = Literal[
     "classification",  # one text -> label
     "entailment",  # premise, hypothesis -> label
@@ -100,6 +102,11 @@ class Task:
     paper: str = ""  # section of the paper whose protocol this follows
     reference: dict[str, float] = field(default_factory=dict)  # the paper's result, by model
     generation: dict[str, Any] = field(default_factory=dict)  # max_new_tokens, top_k, stop, ...
+    variant: str = ""  # what `items` is called in the protocol where there are `variants` beside it
+    variants: dict[str, Callable[[list[Row]], list[Any]]] = field(
+        default_factory=dict
+    )  # other ways to ask the same rows, reported side by side
+    notes: dict[str, Any] = field(default_factory=dict)  # goes into the scores' protocol: shots, ...
 
 
 @dataclass(frozen=True)
@@ -128,3 +135,92 @@ def data_path(task: Task, data: Path, split: str) -> Path:
     if split not in task.splits:
         raise ValueError(f"task {task.name} has no split {split!r}; it has {sorted(task.splits)}")
     return data / task.source / task.splits[split]
+
+
+def load_rows(task: Task, data: Path, split: str) -> list[Row]:
+    """Read a split's rows, checked; fine-tuning labels become the index.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+        ValueError: a row lacks a column or has an unknown label; names file, row and column.
+    """
+    path = find_jsonl(data_path(task, data, split))
+    rows = list(read_jsonl(path))
+    if not rows:
+        raise ValueError(f"{path}: no rows in it (task {task.name})")
+    for number, row in enumerate(rows, 1):
+        where = f"{path}, row {number}"
+        for column in task.columns:
+            if row.get(column) is None:
+                raise ValueError(
+                    f"{where}: column {column!r} is missing (has {', '.join(sorted(row))}); "
+                    f"task {task.name} needs {', '.join(task.columns)}"
+                )
+        if task.format in FINETUNE_FORMATS:
+            row["label"] = label_index(task, row, where)
+    return rows
+
+
+def label_index(task: Task, row: Row, where: str) -> int:
+    """Return the index of a row's label, which may be written as index or as name."""
+    label = row["label"]
+    allowed = task.labels or tuple(str(i) for i in range(len(row["answers"])))
+    if isinstance(label, str) and label in task.labels:
+        return task.labels.index(label)
+    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(allowed):
+        return label
+    raise ValueError(f"{where}: column 'label' is {label!r}; allowed: {', '.join(allowed)}")
+
+
+SPLITS = {"train": "train", "val": "val", "test": "test"}
+
+
+def classification(rows: list[Row]) -> list[Example]:
+    """Turn rows {text, label} into examples: S text E (GPT-1, Figure 1)."""
+    return [Example(row_id(r, i), ((r["text"],),), r["label"]) for i, r in enumerate(rows)]
+
+
+def entailment(rows: list[Row]) -> list[Example]:
+    """Turn rows {premise, hypothesis, label} into examples: S premise D hypothesis E (3.3)."""
+    return [
+        Example(row_id(r, i), ((r["premise"], r["hypothesis"]),), r["label"])
+        for i, r in enumerate(rows)
+    ]
+
+
+def similarity(rows: list[Row]) -> list[Example]:
+    """Turn rows {text_a, text_b, label} into examples with both orders (GPT-1, section 3.3)."""
+    return [
+        Example(
+            row_id(r, i), ((r["text_a"], r["text_b"]), (r["text_b"], r["text_a"])), r["label"]
+        )
+        for i, r in enumerate(rows)
+    ]
+
+
+def multiple_choice(rows: list[Row]) -> list[Example]:
+    """Turn rows {document, question, answers, label} into examples: S z q D a_k E (section 3.3).
+
+    Document and question are joined without a delimiter token; an empty question adds nothing.
+    """
+    return [
+        Example(
+            row_id(r, i),
+            tuple((f"{r['document']} {r['question']}".rstrip(), a) for a in r["answers"]),
+            r["label"],
+        )
+        for i, r in enumerate(rows)
+    ]
+
+
+def row_id(row: Row, number: int) -> str:
+    """Return a row's own id, or its number (from 0) where the data set has none."""
+    return str(row.get("id", number))
+
+
+def passages(rows: list[Row]) -> list[Passage]:
+    """Turn rows {text} into running text, scored per whitespace-separated word."""
+    return [
+        Passage(row_id(r, i), r["text"], len(r["text"].split()), domain=r.get("domain", ""))
+        for i, r in enumerate(rows)
+    ]
