@@ -71,7 +71,7 @@ def open_dump(file: IO[bytes]) -> IO[bytes]:
     if head == b"\xfd7zXZ\x00":
         return lzma.open(file)
     if head[:2] == b"\x1f\x8b":
-        return gzip.open(file)
+        return io.BufferedReader(gzip.open(file), 2**18)
     if head[:3] == b"BZh":
         return bz2.open(file)
     return file

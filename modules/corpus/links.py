@@ -1,4 +1,4 @@
-"""Submissions to links: karma threshold, blocked hosts, one row per address (GPT-2, section 2.1)."""
+"""Submissions to links: karma, blocked hosts, one row per address (GPT-2 paper, section 2.1)."""
 
 import heapq
 import json
