@@ -1,0 +1,285 @@
+"""The training process, and the parent's side of it.
+
+`python -m modules.training.fit JOB.json` trains in this process: it appends events to a file,
+writes a status by rename, and turns SIGTERM into "finish the step, save, exit 75". It dies with
+its parent, and exits 0 only when the result is on disk. `launch` starts it, follows its events and
+stops it when the caller is interrupted (RELIABILITY.md decision 2; ECOSYSTEM.md C.1).
+
+job = {"kind": "pretrain" | "finetune", "config": {...}, "inputs": {name: path}, "out": path,
+"events": path of the event file}. Beside the events lie EVENTS.job.json, .status.json and .log.
+"""
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from modules.files import write_json
+
+log = logging.getLogger(__name__)
+
+INTERRUPTED = 75  # exit code of an interrupted run that can be resumed (EX_TEMPFAIL)
+GRACE = 25.0  # seconds to finish a step and save; Prefect kills everything at 30
+POLL = 0.5  # seconds between looks at the event file
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+SECRETS = ("PREFECT_", "AWS_", "AZURE_", "GOOGLE_", "GITHUB_", "HF_TOKEN", "MLFLOW_")
+ALLOCATOR = {
+    # glibc hands big buffers back to the kernel after each step and faults them in again
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a training process ended."""
+
+    state: Literal["completed", "interrupted", "failed"]
+    step: int
+    error: str = ""
+
+
+# --- the child ---------------------------------------------------------------------------------
+
+
+class StopFlag:
+    """Set by SIGTERM or SIGINT; asked after each step."""
+
+    def __init__(self) -> None:
+        self.set = False
+
+    def __call__(self) -> bool:
+        """Tell whether somebody asked to stop."""
+        return self.set
+
+    def handler(self, number: int, frame: FrameType | None) -> None:
+        """Note the request and nothing else (a signal may come between any two bytecodes)."""
+        self.set = True
+
+
+class EventFile:
+    """An append-only file of JSON lines; each start of the process is an attempt of its own.
+
+    A resumed run repeats the steps after its checkpoint; readers take the last line of a step.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.attempt = 1 + max((e["attempt"] for e in read_events(path)), default=0)
+        self.step = 0
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Append one event in a single write."""
+        self.step = event.get("step", self.step)
+        line = json.dumps({**event, "attempt": self.attempt, "time": time.time()})
+        with self.path.open("ab") as file:
+            if file.tell() and not _ends_with_newline(self.path):
+                line = "\n" + line  # a killed attempt left half a line
+            file.write(line.encode() + b"\n")
+
+
+def main(path: Path) -> int:
+    """Run the job of a file in this process; return the exit code."""
+    flag = StopFlag()
+    signal.signal(signal.SIGTERM, flag.handler)
+    signal.signal(signal.SIGINT, flag.handler)
+    job = json.loads(path.read_text())
+    die_with_parent(job.get("parent_pid"))
+    events = Path(job["events"])
+    emit = EventFile(events)
+    write_status(events, "running", emit.step)
+    try:
+        finished = not flag.set and train(job, emit, flag)
+    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
+        write_status(events, "failed", emit.step, error=f"{type(error).__name__}: {error}")
+        raise
+    write_status(events, "completed" if finished else "interrupted", emit.step)
+    return 0 if finished else INTERRUPTED
+
+
+def train(job: dict[str, Any], emit: Callable[[dict[str, Any]], None], flag: StopFlag) -> bool:
+    """Run a job; True when its result is on disk, False when it was asked to stop.
+
+    Raises:
+        ValueError: the kind or the config is wrong.
+    """
+    inputs = {name: Path(value) for name, value in job["inputs"].items() if value is not None}
+    out = Path(job["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    if job["kind"] == "pretrain":
+        from modules.training.pretrain import PretrainConfig, pretrain
+
+        config = PretrainConfig.model_validate(job["config"])
+        counts = pretrain(out=out, config=config, emit=emit, stopping=flag, **inputs)
+    elif job["kind"] == "finetune":
+        from modules.training.finetune import FinetuneConfig, finetune
+
+        settings = FinetuneConfig.model_validate(job["config"])
+        counts = finetune(out=out, config=settings, emit=emit, stopping=flag, **inputs)
+    else:
+        raise ValueError(f"job kind {job['kind']!r}: expected pretrain or finetune")
+    return counts is not None
+
+
+def die_with_parent(parent: int | None) -> None:
+    """Have the kernel kill this process when the one that started it dies."""
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_status(events: Path, state: str, step: int, *, error: str = "") -> None:
+    """Write the status file by rename."""
+    write_json(beside(events, "status"), {"state": state, "step": step, "error": error})
+
+
+def beside(events: Path, what: str) -> Path:
+    """Return the path of the job, status or log file that belongs to an event file."""
+    return events.with_suffix(".log" if what == "log" else f".{what}.json")
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
+
+
+# --- the parent --------------------------------------------------------------------------------
+
+
+def launch(
+    job: dict[str, Any],
+    *,
+    on_event: Callable[[dict[str, Any]], None],
+    timeout: float | None = None,
+) -> Result:
+    """Train in a process of its own, in its own session; follow its events to the end.
+
+    Call it from the thread that stays until the end: the child dies with that thread. On any
+    exception here (a cancelled flow) the child gets SIGTERM, GRACE seconds to save, then SIGKILL
+    for its whole group, and the exception goes on. After `timeout` seconds it is asked to stop the
+    same way; the result is then "interrupted".
+    """
+    events = Path(job["events"])
+    events.parent.mkdir(parents=True, exist_ok=True)
+    write_json(beside(events, "job"), {**job, "parent_pid": os.getpid()})
+    beside(events, "status").unlink(missing_ok=True)
+    follow = follow_events(events)
+    with beside(events, "log").open("ab") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "modules.training.fit", str(beside(events, "job"))],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=child_environment(os.environ),
+        )
+    deadline = None if timeout is None else time.monotonic() + timeout
+    try:
+        while child.poll() is None:
+            for event in follow():
+                on_event(event)
+            if deadline is not None and time.monotonic() > deadline:
+                stop(child)
+            try:
+                child.wait(POLL)
+            except subprocess.TimeoutExpired:
+                continue
+        for event in follow():
+            on_event(event)
+    except BaseException:
+        stop(child)
+        raise
+    return result_of(events, child.returncode)
+
+
+def stop(child: subprocess.Popen[bytes]) -> None:
+    """Ask a training process to save and end; kill its group when it does not."""
+    if child.poll() is None:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+def result_of(events: Path, code: int) -> Result:
+    """Judge a finished process by its exit code and its status file."""
+    path = beside(events, "status")
+    status = json.loads(path.read_text()) if path.exists() else {"step": 0, "error": ""}
+    step = int(status["step"])
+    if code == 0 and status.get("state") == "completed":
+        return Result("completed", step)
+    if code == INTERRUPTED:
+        return Result("interrupted", step)
+    last = max((e.get("step", 0) for e in read_events(events)), default=step)
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+        return Result("interrupted", last, f"the training process was ended by {name}{hint}")
+    error = status["error"] or f"exit code {code}; see {beside(events, 'log')}"
+    return Result("failed", last, error)
+
+
+def follow_events(path: Path) -> Callable[[], Iterator[dict[str, Any]]]:
+    """Return a function that yields the events appended since its last call (from now on)."""
+    position = path.stat().st_size if path.exists() else 0
+
+    def new() -> Iterator[dict[str, Any]]:
+        nonlocal position
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(position)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        position += len(whole)
+        yield from _parse(whole)
+
+    return new
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """Return all whole events of a file, in the order they were written."""
+    return list(_parse(path.read_bytes())) if path.exists() else []
+
+
+def _parse(data: bytes) -> Iterator[dict[str, Any]]:
+    for line in data.split(b"\n"):
+        try:
+            event = json.loads(line) if line else None
+        except ValueError:  # the end of a line that a killed attempt did not finish
+            continue
+        if isinstance(event, dict):
+            yield event
+
+
+def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a training process: no credentials, an allocator that keeps pages."""
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(SECRETS) and not name.endswith(("_TOKEN", "_SECRET", "_PASSWORD"))
+    }
+    root = str(Path(__file__).resolve().parents[2])
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    return {**ALLOCATOR, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", **kept}
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    sys.exit(main(Path(sys.argv[1])))

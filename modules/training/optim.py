@@ -1,0 +1,196 @@
+"""OptimConfig, parameter groups, and the learning rate as a pure function of the step.
+
+Defaults are nanoGPT's GPT-2 recipe (config/train_gpt2.py; the GPT-2 paper prints none). GPT-1's
+pre-training and fine-tuning values (paper section 4.1, openai/finetune-transformer-lm) are
+GPT1_OPTIM and GPT1_FINETUNE_OPTIM below.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from modules.config import Config
+
+
+class OptimConfig(Config):
+    """How weights are updated: optimizer, learning rate schedule, weight decay and clipping."""
+
+    optimizer: Literal["adamw", "muon", "release_adam"] = "adamw"
+    """adamw: PyTorch's fused AdamW. muon: Muon for the hidden matrices, AdamW for the rest (about
+    half the steps at small size). release_adam: the update rule of OpenAI's fine-tuning code."""
+    lr: float = Field(6e-4, gt=0)  # nanoGPT, 124M
+    """Highest learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)  # nanoGPT
+    """Decay rates of Adam's two moments."""
+    eps: float = Field(1e-8, gt=0)
+    """Adam's epsilon."""
+    weight_decay: float = Field(0.1, ge=0)  # nanoGPT; GPT-1: 0.01
+    """Decoupled weight decay, on tensors of two or more dimensions only."""
+    warmup_steps: int = Field(0, ge=0)  # GPT-1 section 4.1 and nanoGPT: 2,000
+    """Updates over which the rate rises from 0 (or give warmup_fraction)."""
+    warmup_fraction: float = Field(0.0, ge=0, lt=1)  # GPT-1 fine-tuning: 0.002
+    """The same as a fraction of all updates."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Decay after the warm-up."""
+    min_lr_fraction: float = Field(0.1, ge=0, le=1)  # nanoGPT: 6e-5 of 6e-4; GPT-1: 0
+    """The cosine ends at this fraction of lr."""
+    grad_clip: float = Field(1.0, ge=0)  # nanoGPT and GPT-1's release
+    """Largest global gradient norm; 0 does not clip."""
+    muon_momentum: float = Field(0.95, ge=0, lt=1)
+    """Momentum of Muon (only for optimizer = muon)."""
+    muon_lr_ratio: float = Field(1.0, gt=0)
+    """Muon's rate relative to lr; 1 matches the size of AdamW's updates (match_rms_adamw)."""
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> Self:
+        if self.warmup_steps and self.warmup_fraction:
+            raise ValueError("give warmup_steps or warmup_fraction, not both")
+        return self
+
+
+GPT1_OPTIM = OptimConfig(  # GPT-1 paper, section 4.1; betas from the release's defaults
+    lr=2.5e-4, betas=(0.9, 0.999), weight_decay=0.01, warmup_steps=2000, min_lr_fraction=0.0
+)
+GPT1_FINETUNE_OPTIM = OptimConfig(  # GPT-1 paper, section 4.1; betas from the release's defaults
+    lr=6.25e-5,
+    betas=(0.9, 0.999),
+    weight_decay=0.01,
+    warmup_fraction=0.002,
+    schedule="linear",
+    min_lr_fraction=0.0,
+)
+
+
+def learning_rate(step: int, total: int, config: OptimConfig) -> float:
+    """Return the learning rate of update `step` (0-based) of `total`.
+
+    cosine is nanoGPT's: (step + 1) / (warm-up + 1), then a half cosine down to min_lr_fraction.
+    linear is the GPT-1 release's [opt.py]: (x / w while x <= w, else 1) * (1 - x) with x = t / T
+    and t from 0, so the very first update has rate 0.
+    """
+    warmup = config.warmup_steps or config.warmup_fraction * total
+    if config.schedule == "linear":
+        rise = step / warmup if step <= warmup and warmup else 1.0
+        return config.lr * rise * (1 - step / total)
+    if step < warmup:
+        return config.lr * (step + 1) / (warmup + 1)
+    if config.schedule == "constant":
+        return config.lr
+    progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
+    low = config.min_lr_fraction
+    return config.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+class ReleaseAdam(Optimizer):
+    """Adam as in OpenAI's fine-tuning release [opt.py].
+
+    Bias correction sits in the step size ("epsilon-hat" form) and so also scales the decoupled
+    weight decay: p -= lr_t (m / (sqrt(v) + eps) + w p), lr_t = lr sqrt(1 - b2^t) / (1 - b1^t).
+    """
+
+    def __init__(self, params: Iterable[Any], **defaults: Any) -> None:
+        """Take parameter groups and lr, betas, eps, weight_decay."""
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Apply one update to every parameter that has a gradient."""
+        assert closure is None, "closures are not used here"
+        for group in self.param_groups:
+            b1, b2 = group["betas"]
+            for p in (p for p in group["params"] if p.grad is not None):
+                state = self.state[p]
+                if not state:
+                    state["step"] = torch.tensor(0.0)
+                    state["exp_avg"] = torch.zeros_like(p)
+                    state["exp_avg_sq"] = torch.zeros_like(p)
+                state["step"] += 1
+                t = int(state["step"])
+                state["exp_avg"].lerp_(p.grad, 1 - b1)
+                state["exp_avg_sq"].mul_(b2).addcmul_(p.grad, p.grad, value=1 - b2)
+                lr_t = group["lr"] * math.sqrt(1 - b2**t) / (1 - b1**t)
+                update = state["exp_avg"] / (state["exp_avg_sq"].sqrt() + group["eps"])
+                p.sub_(update.add_(p, alpha=group["weight_decay"]), alpha=lr_t)
+
+
+def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
+    """Return the optimizers over all trainable parameters, decay only on tensors of >= 2-D."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices: list[Tensor] = []
+    if config.optimizer == "muon":
+        matrices = [p for name, p in named if is_hidden_matrix(name, p)]
+    taken = {id(p) for p in matrices}
+    rest = [p for _, p in named if id(p) not in taken]
+    groups = [
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "release_adam":
+        return [ReleaseAdam(groups, lr=config.lr, betas=config.betas, eps=config.eps)]
+    adam = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    if not matrices:
+        return [adam]
+    muon = torch.optim.Muon(
+        matrices,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.muon_momentum,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    muon.param_groups[0]["ratio"] = config.muon_lr_ratio
+    return [muon, adam]
+
+
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """Tell whether Muon should update it: 2-D, and neither an embedding nor a task head."""
+    parts = name.split(".")
+    return parameter.ndim == 2 and not {"wte", "wpe", "head", "lm_head"} & set(parts)
+
+
+def set_learning_rate(optimizers: list[Optimizer], lr: float) -> None:
+    """Give every parameter group this rate, times the group's own ratio."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group.get("ratio", 1.0)
+
+
+def optimizer_tensors(model: nn.Module, optimizers: list[Optimizer]) -> dict[str, Tensor]:
+    """Return the optimizers' state as {parameter name/key: tensor}."""
+    return {
+        f"{name}/{key}": value
+        for name, p in model.named_parameters()
+        for optimizer in optimizers
+        if p in optimizer.state
+        for key, value in optimizer.state[p].items()
+    }
+
+
+def restore_optimizers(
+    model: nn.Module, optimizers: list[Optimizer], tensors: dict[str, Tensor]
+) -> None:
+    """Put saved state back, bit for bit.
+
+    Raises:
+        ValueError: a saved tensor belongs to no parameter of these optimizers.
+    """
+    parameters = dict(model.named_parameters())
+    owner = {
+        id(p): optimizer
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    for full_name, value in tensors.items():
+        name, key = full_name.rsplit("/", 1)
+        if name not in parameters or id(parameters[name]) not in owner:
+            raise ValueError(f"optimizer state for {name!r}, which this model does not train")
+        p = parameters[name]
+        # "step" stays where it was: fused AdamW keeps it beside the weights, ReleaseAdam on the CPU
+        on_cpu = key == "step" and isinstance(owner[id(p)], ReleaseAdam)
+        owner[id(p)].state[p][key] = value.clone() if on_cpu else value.to(p.device, copy=True)

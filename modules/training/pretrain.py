@@ -1,0 +1,266 @@
+"""Pre-training: tokens -> checkpoint (GPT-1 paper, section 3.1 and 4.1; GPT-2 paper, section 2).
+
+PretrainConfig, its LightningModule and its LightningDataModule, and `pretrain`, which runs them in
+this process. Start it through modules.training.fit to have it in a process of its own.
+"""
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import lightning as L
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from modules import tokenizer as bpe
+from modules.corpus.shards import TokenFile, read_index, read_split
+from modules.files import Progress, sha256, silent, write_json, write_jsonl
+from modules.model import checkpoint
+from modules.model.base import Decoder
+from modules.model.gpt import GPTConfig
+from modules.model.lstm import LSTMConfig
+from modules.training import loop
+from modules.training.loop import Emit, Safety, Training, TrainingConfig
+from modules.training.optim import OptimConfig
+from modules.training.order import Steps, Windows, check_windows, loader
+
+log = logging.getLogger(__name__)
+
+
+class PretrainConfig(TrainingConfig):
+    """One pre-training run: the model, how it is optimised, and for how long."""
+
+    model: GPTConfig | LSTMConfig = GPTConfig()
+    """The decoder (GPT-1, GPT-2) or the LSTM of GPT-1's ablation."""
+    optim: OptimConfig = OptimConfig()
+    """Optimizer, learning rate schedule and clipping."""
+    context: int | None = Field(None, ge=1)
+    """Tokens per training sequence; None: all of the model's positions."""
+    batch_size: int = Field(64, ge=1)  # GPT-1 paper, section 4.1: 64 x 512 tokens; GPT-2: 512
+    """Sequences per micro-batch, over all devices."""
+    accumulate: int = Field(1, ge=1)
+    """Micro-batches per optimizer step."""
+    max_steps: int | None = Field(None, ge=1)
+    """Optimizer steps of the whole run (or give epochs)."""
+    epochs: float | None = Field(None, gt=0)  # GPT-1 paper, section 4.1: 100
+    """Passes over the training tokens, instead of max_steps."""
+    val_every: int = Field(100, ge=0)
+    """Steps between validations; 0: only at the end."""
+    val_windows: int = Field(64, ge=1)
+    """Held-out windows a validation reads: always the same, spread over the split."""
+    snapshots: tuple[int, ...] = ()
+    """Steps at which the weights are kept as checkpoints of their own, under snapshots/."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.max_steps is None) == (self.epochs is None):
+            raise ValueError("give max_steps or epochs (one of them)")
+        if self.context and self.context > self.model.n_positions:
+            raise ValueError(
+                f"context {self.context} is more than the model's {self.model.n_positions} positions"
+            )
+        if self.batch_size % self.devices:
+            raise ValueError(f"batch_size {self.batch_size} does not divide by {self.devices} devices")
+        return self
+
+    @property
+    def window(self) -> int:
+        """Tokens per training sequence."""
+        return self.context or self.model.n_positions
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens predicted per optimizer step."""
+        return self.batch_size * self.accumulate * self.window
+
+    def total_steps(self, windows_per_epoch: int) -> int:
+        """Return the number of optimizer steps of the run."""
+        if self.max_steps is not None:
+            return self.max_steps
+        assert self.epochs is not None
+        return max(1, round(self.epochs * windows_per_epoch / (self.batch_size * self.accumulate)))
+
+
+class PretrainModule(Training):
+    """Next-token prediction on windows of the corpus."""
+
+    model: Decoder
+
+    def __init__(self, model: Decoder, config: PretrainConfig, val: Tensor | None, *, total: int):
+        """Take the model and the held-out windows (N, T + 1), if there are any."""
+        super().__init__(model, config.optim, total=total, seed=config.seed)
+        self.config, self.val = config, val
+        if config.compile:
+            model.compile()
+
+    def micro_loss(self, batch: Tensor) -> Tensor:
+        """Return nats per token of windows (B, T + 1)."""
+        return self.model.lm_loss(batch[:, :-1], batch[:, 1:])
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Return the mean loss over the held-out windows, in nats per token."""
+        if self.val is None:
+            return {}
+        self.model.eval()
+        total = 0.0
+        with loop.autocast(self.config):
+            for windows in self.val.split(self.config.batch_size):
+                loss = self.micro_loss(windows.to(self.device))
+                total += float(loss) * len(windows)
+        self.model.train()
+        return {"val_loss": total / len(self.val)}
+
+
+class PretrainData(L.LightningDataModule):
+    """Windows of the training split in their order, from any step on."""
+
+    def __init__(self, tokens: TokenFile, config: PretrainConfig, *, start: int, stop: int) -> None:
+        super().__init__()
+        self.tokens, self.config, self.start, self.stop = tokens, config, start, stop
+        self.windows = Windows(len(tokens), config.window, config.seed)
+
+    def micro_batch(self, number: int) -> Tensor:
+        """Return this rank's rows (B / ranks, T + 1) of a micro-batch, int64."""
+        size = self.config.batch_size
+        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rows = np.arange(rank * size // ranks, (rank + 1) * size // ranks) + number * size
+        return windows_at(self.tokens, self.windows.starts(rows), self.config.window)
+
+    def step(self, step: int) -> list[Tensor]:
+        """Return the micro-batches of one optimizer step."""
+        n = self.config.accumulate
+        return [self.micro_batch(step * n + i) for i in range(n)]
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the loader of all steps that are left (Lightning's hook)."""
+        steps = Steps(self.step, start=self.start, stop=self.stop)
+        return loader(steps, workers=self.config.workers, pin=self.config.device_kind == "cuda")
+
+
+def windows_at(tokens: TokenFile, starts: np.ndarray, context: int) -> Tensor:
+    """Return the windows (N, context + 1) that begin at `starts`, int64."""
+    return torch.from_numpy(np.stack([tokens.read(int(s), context + 1) for s in starts]))
+
+
+def held_out(tokens: TokenFile, context: int, n: int) -> Tensor | None:
+    """Return up to n windows (n, context + 1) evenly spread over a split; None if it has none."""
+    available = (len(tokens) - 1) // context
+    if available < 1:
+        return None
+    places = np.unique(np.linspace(0, available - 1, min(n, available)).round().astype(np.int64))
+    return windows_at(tokens, places * context, context)
+
+
+def pretrain(
+    tokens: Path,
+    tokenizer: Path,
+    out: Path,
+    config: PretrainConfig,
+    *,
+    progress: Progress = silent,
+    emit: Emit | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> dict[str, int] | None:
+    """Train on a tokens/ directory and write a checkpoint/ directory; None when stopped early.
+
+    Checkpoints of the training state lie in out/state while it runs; a later call goes on from the
+    newest one that verifies.
+
+    Args:
+        emit: called with an event at most every second.
+        stopping: asked after each step; True: save and return.
+
+    Raises:
+        ValueError: tokens, tokenizer and config do not fit together.
+        FloatingPointError: too many non-finite steps in a row.
+    """
+    safety = Safety(
+        folder=out / "state",
+        fingerprint=fingerprint(config, tokens / "index.json"),
+        emit=emit or (lambda event: progress(event["step"], event["of"], _note(event))),
+        stopping=stopping,
+    )
+    check_vocabulary(tokens, tokenizer, config)
+    loop.prepare(config, safety.folder)
+    train = read_split(tokens, "train", verify=True)
+    windows = Windows(len(train), config.window, config.seed)
+    check_windows(windows)
+    total = config.total_steps(windows.per_epoch)
+    val = held_out(read_split(tokens, "val"), config.window, config.val_windows)
+    module = PretrainModule(checkpoint.build(config.model), config, val, total=total)
+    loop.resume(module, safety)
+    data = PretrainData(train, config, start=module.done, stop=total)
+    between = dict(val_every=config.val_every, tokens=config.tokens_per_step)
+    if not loop.run(module, data, config, safety, **between):
+        return None
+    if module.global_rank == 0:
+        write_checkpoint(module, tokenizer, out, training_facts(module, config))
+        shutil.rmtree(safety.folder, ignore_errors=True)
+    return {
+        "steps": total,
+        "tokens": total * config.tokens_per_step,
+        "parameters": config.model.n_params,
+    }
+
+
+def write_checkpoint(
+    module: Training, tokenizer: Path, out: Path, facts: dict[str, Any]
+) -> None:
+    """Write a checkpoint/ directory: config, weights, tokenizer, facts and the loss curve."""
+    bpe.load(tokenizer).save(out / "tokenizer")
+    write_jsonl(out / "curve.jsonl", module.curve)
+    write_json(out / "training.json", facts)
+    checkpoint.save(module.model, out)
+
+
+def training_facts(module: Training, config: PretrainConfig) -> dict[str, Any]:
+    """Return what training.json says about a run; nothing in it depends on the clock."""
+    losses = [row for row in module.curve if "val_loss" in row]
+    return {
+        "config": config.model_dump(mode="json"),
+        "steps": module.done,
+        "tokens": module.done * config.tokens_per_step,
+        "seed": config.seed,
+        "train_loss": next((r["loss"] for r in reversed(module.curve) if "loss" in r), None),
+        "val_loss": losses[-1]["val_loss"] if losses else None,
+        "best_val_loss": min((r["val_loss"] for r in losses), default=None),
+        "precision": config.real_precision,
+        "skipped_steps": module.skipped,
+        "exact": module.exact,
+        "environment": loop.environment(),
+    }
+
+
+def check_vocabulary(tokens: Path, tokenizer: Path, config: PretrainConfig) -> None:
+    """Refuse tokens that the model has no row for, or that another tokenizer made.
+
+    Raises:
+        ValueError: naming both sides.
+        FileNotFoundError: an input is not there.
+    """
+    index = read_index(tokens)
+    if index["tokenizer_sha256"] != bpe.load(tokenizer).sha256:
+        raise ValueError(f"{tokens} was not encoded with the tokenizer in {tokenizer}")
+    if index["vocab_size"] > config.model.vocab_size:
+        raise ValueError(
+            f"{tokens} has token ids up to {index['vocab_size']}, model.vocab_size is "
+            f"{config.model.vocab_size}: set it to {index['vocab_size']} or more"
+        )
+
+
+def fingerprint(config: TrainingConfig, *inputs: Path) -> str:
+    """Return a hash of the config and the inputs' content, without what cannot change the result."""
+    free = {"checkpoint_every", "keep_checkpoints", "workers", "threads"}
+    parts = [config.model_dump_json(exclude=free), *(sha256(path) for path in inputs)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _note(event: dict[str, Any]) -> str:
+    return ", ".join(f"{k} {event[k]:.4g}" for k in ("loss", "val_loss") if k in event)
