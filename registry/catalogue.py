@@ -1,0 +1,332 @@
+"""Queries of the catalogue: plain functions, session first."""
+
+import math
+import os
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, aliased, joinedload
+
+from registry import tables
+from registry.files import canonical
+from registry.provenance import process_started, this_host
+from registry.tables import Alias, Lineage, ModelVersion, Run, Score, Status, now
+
+LOWER_IS_BETTER = re.compile(r"perplexity|ppl|loss|bits_per|bpb|bpc|error")
+STALE = timedelta(minutes=2)  # without a heartbeat on another host, a run counts as dead
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One step of lineage: `child` was made from `parent` (or from data files) as `role`."""
+
+    child: tables.Artifact
+    role: str
+    parent: tables.Artifact | None
+    data: str | None  # fingerprint of files below data/, where there is no parent
+
+
+# Artifacts
+
+
+def find_artifact(session: Session, fingerprint: str) -> tables.Artifact | None:
+    """Return the artifact of a full fingerprint."""
+    query = select(tables.Artifact).where(tables.Artifact.fingerprint == fingerprint)
+    return session.scalars(query).one_or_none()
+
+
+def match_artifacts(
+    session: Session, prefix: str, *, kind: str | None = None, name: str | None = None
+) -> list[tables.Artifact]:
+    """Return the artifacts whose fingerprint begins so, newest first."""
+    query = select(tables.Artifact).where(
+        tables.Artifact.fingerprint.startswith(prefix, autoescape=True)
+    )
+    return list(session.scalars(_narrow(query, kind, name)))
+
+
+def list_artifacts(
+    session: Session, *, kind: str | None = None, name: str | None = None, limit: int = 1000
+) -> list[tables.Artifact]:
+    """Return artifacts, newest first."""
+    return list(session.scalars(_narrow(select(tables.Artifact), kind, name).limit(limit)))
+
+
+def _narrow(query: Any, kind: str | None, name: str | None) -> Any:
+    """Keep one kind and one name, newest first."""
+    if kind is not None:
+        query = query.where(tables.Artifact.kind == kind)
+    if name is not None:
+        query = query.where(tables.Artifact.name == name)
+    return query.order_by(tables.Artifact.id.desc())  # not by the clock, which may jump
+
+
+def add_artifact(
+    session: Session, artifact: tables.Artifact, inputs: Mapping[str, str]
+) -> tables.Artifact:
+    """Add an artifact and its lineage; inputs are role -> fingerprint of an artifact or of data.
+
+    The same fingerprint twice is the same artifact: the first row stays, and is told where the
+    bytes lie if they had to be made again.
+    """
+    if found := find_artifact(session, artifact.fingerprint):
+        _replace_bytes(found, artifact)
+        return found
+    session.add(artifact)
+    session.flush()
+    for role, fingerprint in sorted(inputs.items()):
+        parent = find_artifact(session, fingerprint)
+        session.add(
+            Lineage(
+                child_id=artifact.id,
+                role=role,
+                parent_id=parent.id if parent else None,
+                data=None if parent else fingerprint,
+            )
+        )
+    return artifact
+
+
+def _replace_bytes(row: tables.Artifact, remade: tables.Artifact) -> None:
+    """Point a row at bytes that were made again."""
+    if row.dvc_md5 == remade.dvc_md5:
+        return
+    for column in ("counts", "manifest", "size", "n_files", "dvc_md5", "dvc_file"):
+        setattr(row, column, getattr(remade, column))
+    for column in ("code_version", "git_commit", "data_version"):
+        setattr(row, column, getattr(remade, column))
+
+
+def ancestors(session: Session, fingerprint: str) -> list[Edge]:
+    """Return everything an artifact was made from, nearest first."""
+    return _walk(session, fingerprint, upwards=True)
+
+
+def descendants(session: Session, fingerprint: str) -> list[Edge]:
+    """Return everything made from an artifact, nearest first."""
+    return _walk(session, fingerprint, upwards=False)
+
+
+def _walk(session: Session, fingerprint: str, *, upwards: bool) -> list[Edge]:
+    """Follow lineage breadth first; each edge once."""
+    here = Lineage.child_id if upwards else Lineage.parent_id
+    start = find_artifact(session, fingerprint)
+    edges: list[Edge] = []
+    seen: set[int] = set()
+    frontier = {start.id} if start else set()
+    while frontier:
+        seen |= frontier
+        step = _edges(session, here, frontier)
+        edges += step
+        ends = (edge.parent if upwards else edge.child for edge in step)
+        frontier = {end.id for end in ends if end is not None} - seen
+    return edges
+
+
+def _edges(session: Session, column: Any, ids: set[int]) -> list[Edge]:
+    """Load the edges whose child (or parent) is one of `ids`."""
+    child, parent = aliased(tables.Artifact), aliased(tables.Artifact)
+    query = (
+        select(Lineage, child, parent)
+        .join(child, Lineage.child_id == child.id)
+        .outerjoin(parent, Lineage.parent_id == parent.id)
+        .where(column.in_(ids))
+        .order_by(Lineage.child_id, Lineage.role)
+    )
+    return [
+        Edge(made, line.role, source, line.data) for line, made, source in session.execute(query)
+    ]
+
+
+# Models
+
+
+def find_model(session: Session, name: str, version: int) -> ModelVersion | None:
+    """Return one version of a model."""
+    return session.get(ModelVersion, (name, version))
+
+
+def find_alias(session: Session, name: str, alias: str) -> ModelVersion | None:
+    """Return the version under a model's alias."""
+    row = session.get(Alias, (name, alias))
+    return None if row is None else find_model(session, name, row.version)
+
+
+def list_models(session: Session, name: str | None = None) -> list[ModelVersion]:
+    """Return model versions by name, newest first."""
+    query = select(ModelVersion).options(joinedload(ModelVersion.artifact))
+    if name is not None:
+        query = query.where(ModelVersion.name == name)
+    return list(session.scalars(query.order_by(ModelVersion.name, ModelVersion.version.desc())))
+
+
+def list_aliases(session: Session, name: str | None = None) -> list[Alias]:
+    """Return who holds which alias."""
+    query = select(Alias).order_by(Alias.name, Alias.alias)
+    return list(session.scalars(query if name is None else query.where(Alias.name == name)))
+
+
+# Scores
+
+
+def add_scores(
+    session: Session,
+    fingerprint: str,
+    scores: Iterable[Mapping[str, Any]],
+    *,
+    run_id: str | None = None,
+) -> int:
+    """Add an artifact's scores, replacing those of the same task, split, version and protocol.
+
+    A score is {task, metric, value, n, low, high, split, task_version, protocol}.
+
+    Raises:
+        ValueError: the artifact is unknown, or a value is not a number.
+    """
+    artifact = find_artifact(session, fingerprint)
+    if artifact is None:
+        raise ValueError(f"no artifact {fingerprint[:16]} in the catalogue: publish it first")
+    n = 0
+    for score in scores:
+        _put_score(session, artifact.id, score, run_id)
+        n += 1
+    return n
+
+
+def _put_score(
+    session: Session, artifact_id: int, score: Mapping[str, Any], run_id: str | None
+) -> None:
+    """Insert or update one score."""
+    if math.isnan(score["value"]):
+        raise ValueError(f"score {score['task']}/{score['metric']} is not a number")
+    key = {
+        "artifact_id": artifact_id,
+        "task": score["task"],
+        "metric": score["metric"],
+        "split": score["split"],
+        "version": score["task_version"],
+        "protocol": canonical(score["protocol"]),
+    }
+    row = session.scalars(select(Score).filter_by(**key)).one_or_none()
+    if row is None:
+        row = Score(**key)
+        session.add(row)
+    row.value, row.n = score["value"], score["n"]
+    row.low, row.high = score.get("low"), score.get("high")
+    row.run_id, row.created = run_id, now()
+
+
+def leaderboard(
+    session: Session, *, task: str | None = None, fingerprint: str | None = None
+) -> list[Score]:
+    """Return scores grouped by what may be compared (task, version, split, metric, protocol).
+
+    Within a group the best comes first; metrics like perplexity and loss are better when lower.
+    """
+    query = select(Score).options(joinedload(Score.artifact))
+    if task is not None:
+        query = query.where(Score.task == task)
+    if fingerprint is not None:
+        query = query.join(Score.artifact).where(tables.Artifact.fingerprint == fingerprint)
+
+    def order(score: Score) -> tuple[Any, ...]:
+        lower = LOWER_IS_BETTER.search(score.metric) is not None
+        group = (score.task, score.version, score.split, score.metric, score.protocol)
+        return (*group, score.value if lower else -score.value, score.id)
+
+    return sorted(session.scalars(query), key=order)
+
+
+# Runs
+
+
+def start_run(
+    session: Session,
+    *,
+    stage: str,
+    name: str,
+    config: dict[str, Any],
+    git_commit: str,
+    data_version: str,
+    parent_id: str | None = None,
+    flow_run_id: str | None = None,
+    mlflow_run_id: str | None = None,
+) -> Run:
+    """Record that this process begins a step."""
+    run = Run(
+        id=secrets.token_hex(6),
+        stage=stage,
+        name=name,
+        status=Status.RUNNING,
+        config=config,
+        parent_id=parent_id,
+        flow_run_id=flow_run_id,
+        mlflow_run_id=mlflow_run_id,
+        git_commit=git_commit,
+        data_version=data_version,
+        host=this_host(),
+        pid=os.getpid(),
+        pid_started=process_started(os.getpid()) or 0,
+    )
+    session.add(run)
+    session.flush()
+    return run
+
+
+def heartbeat(session: Session, run_id: str) -> None:
+    """Say that a run lives; for hosts that cannot see its process."""
+    _run(session, run_id).heartbeat = now()
+
+
+def finish_run(session: Session, run_id: str, status: Status, detail: str = "") -> None:
+    """Record how a run ended; COMPLETED is final, whatever comes after."""
+    run = _run(session, run_id)
+    if run.status != Status.COMPLETED:
+        run.status, run.ended, run.detail = status, now(), detail
+
+
+def list_runs(
+    session: Session, *, status: Status | None = None, stage: str | None = None, limit: int = 100
+) -> list[Run]:
+    """Return runs, newest first."""
+    query = select(Run).order_by(Run.started.desc(), Run.id).limit(limit)
+    if status is not None:
+        query = query.where(Run.status == status)
+    if stage is not None:
+        query = query.where(Run.stage == stage)
+    return list(session.scalars(query))
+
+
+def interrupted_runs(session: Session, stale: timedelta = STALE) -> list[Run]:
+    """Return the runs that say RUNNING though their process is gone."""
+    running = session.scalars(select(Run).where(Run.status == Status.RUNNING))
+    return [run for run in running if _is_dead(run, stale)]
+
+
+def reap_runs(session: Session, stale: timedelta = STALE) -> list[Run]:
+    """Set the runs whose process is gone to INTERRUPTED, and return them."""
+    dead = interrupted_runs(session, stale)
+    for run in dead:
+        run.status, run.ended = Status.INTERRUPTED, now()
+        run.detail = f"process {run.pid} on {run.host} is gone; run the same step again to go on"
+    return dead
+
+
+def _run(session: Session, run_id: str) -> Run:
+    """Return a run that must be there."""
+    run = session.get(Run, run_id)
+    if run is None:
+        raise ValueError(f"no run {run_id!r} in the catalogue")
+    return run
+
+
+def _is_dead(run: Run, stale: timedelta) -> bool:
+    """Say whether a running run's process is gone: by pid here, by heartbeat elsewhere."""
+    if run.host == this_host():
+        return process_started(run.pid) != run.pid_started
+    return now() - run.heartbeat > stale
