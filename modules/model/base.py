@@ -63,7 +63,7 @@ class Decoder(nn.Module):
         rows, targets, weights = _scored(targets.flatten(), weights.flatten())
         flat = hidden.flatten(0, -2)  # (B*T, C)
         flat = flat if rows is None else flat.index_select(0, rows)  # (N, C)
-        dtype = _compute_dtype(flat)
+        dtype = compute_dtype(flat)
         if torch.is_grad_enabled() and (flat.requires_grad or self.output_matrix.requires_grad):
             return _WeightedLoss.apply(flat, self.output_matrix, targets, weights, dtype)
         losses = token_losses(flat, self.output_matrix, targets)  # (N,)
@@ -94,7 +94,7 @@ class Decoder(nn.Module):
 
 def token_losses(hidden: Tensor, matrix: Tensor, targets: Tensor) -> Tensor:
     """Return -log P(target) (N,) for features (N, C) and an output matrix (V, C), in chunks."""
-    dtype = _compute_dtype(hidden)
+    dtype = compute_dtype(hidden)
     out = hidden.new_empty(len(hidden), dtype=_wide(hidden.dtype))
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         low = matrix.to(dtype)
@@ -172,7 +172,7 @@ def _scored(targets: Tensor, weights: Tensor) -> tuple[Tensor | None, Tensor, Te
     return rows, targets[rows], weights[rows]
 
 
-def _compute_dtype(tensor: Tensor) -> torch.dtype:
+def compute_dtype(tensor: Tensor) -> torch.dtype:
     """Return the type products run in here: autocast's, or the tensor's own."""
     kind = tensor.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype

@@ -6,6 +6,7 @@ under "head" in config.json.
 """
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from modules.model.heads import HeadConfig, TaskModel
 from modules.model.lstm import LSTM, LSTMConfig
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+FLOATS = ("F32", "F16", "BF16")  # types of weights we read; all become float32
 MAX_HEADER = 100 * 2**20  # bytes; safetensors' own limit
 
 
@@ -111,6 +112,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     plain = {name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}
     with atomic_write(path) as file:
         save_file(plain, file.name, metadata={"format": "pt"})
+        # It has put a file of its own, private and not yet durable, in the place of ours.
+        os.chmod(file.name, os.fstat(file.fileno()).st_mode)  # noqa: PTH101  one file, two names
+        with Path(file.name).open("rb") as written:
+            os.fsync(written.fileno())
 
 
 def read_tensors(
@@ -123,10 +128,7 @@ def read_tensors(
         ValueError: not safetensors, or a tensor is missing, unexpected, misshapen or no float.
     """
     found = read_header(path)
-    _check(path, {name: shape for name, (shape, _) in found.items()}, shapes)
-    for name, (_, dtype) in sorted(found.items()):
-        if dtype not in FLOATS:
-            raise ValueError(f"{path}: {name} is of type {dtype}, expected one of {list(FLOATS)}")
+    check_tensors(path, found, shapes)
     with safe_open(path, "pt", device=str(device)) as file:
         return {name: file.get_tensor(name).to(torch.float32) for name in sorted(found)}
 
@@ -152,22 +154,32 @@ def read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
 
 
-def _check(path: Path, found: dict[str, Any], expected: dict[str, tuple[int, ...]]) -> None:
-    """Compare names and shapes; name every tensor that is wrong, up to five of a kind."""
-    wrong = []
-    if missing := sorted(expected.keys() - found.keys()):
-        wrong.append(f"missing {_some(missing)}")
-    if extra := sorted(found.keys() - expected.keys()):
-        wrong.append(f"unexpected {_some(extra)}")
+def check_tensors(
+    path: Path,
+    found: dict[str, tuple[tuple[int, ...], str]],
+    expected: dict[str, tuple[int, ...]],
+) -> None:
+    """Compare names, shapes and types of tensors with what a config needs.
+
+    Raises:
+        ValueError: names every tensor that is wrong, up to five of a kind.
+    """
+    both = sorted(found.keys() & expected.keys())
     shapes = [
-        f"{name} is {list(found[name])}, expected {list(expected[name])}"
-        for name in sorted(found.keys() & expected.keys())
-        if tuple(found[name]) != tuple(expected[name])
+        f"{name} is {list(found[name][0])}, expected {list(expected[name])}"
+        for name in both
+        if found[name][0] != expected[name]
     ]
-    if shapes:
-        wrong.append(_some(shapes))
-    if wrong:
-        raise ValueError(f"{path} does not fit its config: {'; '.join(wrong)}")
+    types = [f"{n} is of type {found[n][1]}" for n in both if found[n][1] not in FLOATS]
+    wrong = {
+        "missing: ": sorted(expected.keys() - found.keys()),
+        "unexpected: ": sorted(found.keys() - expected.keys()),
+        "wrong shape: ": shapes,
+        f"wrong type (expected one of {', '.join(FLOATS)}): ": types,
+    }
+    if any(wrong.values()):
+        listed = "; ".join(what + _some(names) for what, names in wrong.items() if names)
+        raise ValueError(f"{path} does not fit its config: {listed}")
 
 
 def _some(names: list[str], limit: int = 5) -> str:
@@ -183,11 +195,16 @@ def _read_configs(directory: Path) -> tuple[GPTConfig | LSTMConfig, HeadConfig |
     try:
         return read_config(values), None if head is None else HeadConfig.model_validate(head)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "config"
-        raise ValueError(f"{path}: {field}: {first['msg']}") from None
+        raise ValueError(f"{path}: {first_error(error)}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def first_error(error: ValidationError) -> str:
+    """Return the first thing that is wrong with a config, on one line."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "config"
+    return f"{field}: {first['msg']}"
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

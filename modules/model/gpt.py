@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from modules.config import Config
-from modules.model.base import Decoder
+from modules.model.base import Decoder, compute_dtype
 
 LN_EPS = 1e-5  # both releases
 
@@ -265,11 +265,14 @@ class GPT(Decoder):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Cache:
-        """Return an empty cache for `batch` rows of at most `length` tokens each."""
+        """Return an empty cache for `batch` rows of at most `length` tokens each.
+
+        Without `dtype` it is of the type that products run in: autocast's, or the weights'.
+        """
         config = self.config
         if length > config.n_positions:
             raise ValueError(f"a cache of {length}; the model has {config.n_positions} positions")
         shape = (config.n_layer, batch, config.n_head, length, config.n_embd // config.n_head)
-        device, dtype = device or self.device, dtype or self.wte.weight.dtype
+        device, dtype = device or self.device, dtype or compute_dtype(self.wte.weight)
         keys = torch.zeros(shape, device=device, dtype=dtype)
         return Cache(keys, torch.zeros_like(keys), [0] * batch)
