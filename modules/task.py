@@ -106,7 +106,7 @@ class Task:
     variants: dict[str, Callable[[list[Row]], list[Any]]] = field(
         default_factory=dict
     )  # other ways to ask the same rows, reported side by side
-    notes: dict[str, Any] = field(default_factory=dict)  # goes into the scores' protocol: shots, ...
+    notes: dict[str, Any] = field(default_factory=dict)  # for the scores' protocol
 
 
 @dataclass(frozen=True)
@@ -191,9 +191,7 @@ def entailment(rows: list[Row]) -> list[Example]:
 def similarity(rows: list[Row]) -> list[Example]:
     """Turn rows {text_a, text_b, label} into examples with both orders (GPT-1, section 3.3)."""
     return [
-        Example(
-            row_id(r, i), ((r["text_a"], r["text_b"]), (r["text_b"], r["text_a"])), r["label"]
-        )
+        Example(row_id(r, i), ((r["text_a"], r["text_b"]), (r["text_b"], r["text_a"])), r["label"])
         for i, r in enumerate(rows)
     ]
 

@@ -8,15 +8,18 @@ be reached the raw line is used; both cases are counted.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from modules.task import Passage, Row, row_id
+
 Rule = tuple[re.Pattern[str], str]
-CLITICS = "'s 're 've 'll 'd 'm".split()
-TITLES = "Mr Mrs Dr".split()
+CLITICS = ["'s", "'re", "'ve", "'ll", "'d", "'m"]
+TITLES = ["Mr", "Mrs", "Dr"]
 ABBREVIATIONS = [
     *TITLES,
-    *r"Ms St No Nos vs Jr Sr Col Gen Lt Inc Co Bros al pp v e\.g i\.e [A-Z]".split(),
+    *("Ms", "St", "No", "Nos", "vs", "Jr", "Sr", "Col", "Gen", "Lt", "Inc", "Co", "Bros"),
+    *("al", "pp", "v", r"e\.g", r"i\.e", "[A-Z]"),
 ]
 LETTER = r"(?<=[^\W\d]|[>.])"  # what a clitic hangs on; > ends <unk>
 
@@ -67,7 +70,7 @@ HYPHEN = (r"(?<=[\w>])-(?=[\w<])", " @-@ ")
 NUMBER = ((r"(?<=[\d>]),(?=[\d<])", " @,@ "), (r"(?<=[\d>])\.(?=[\d<])", " @.@ "))
 DASH = (r"(?<=[^\s-])--(?=[^\s-])", " -- ")
 INFIX = {"@-@": "-", "@,@": ",", "@.@": "."}
-ENDS = frozenset(", . ; : ! ? ) ]".split())
+ENDS = frozenset([",", ".", ";", ":", "!", "?", ")", "]"])
 CLOSING = r"\"()\[\]"
 
 WIKITEXT_STYLE = Style(
@@ -107,7 +110,7 @@ WIKITEXT = Style(
 """The released WikiText-2 and WikiText-103 files (word level, with <unk>)."""
 
 TREEBANK = Style(
-    before=frozenset({*", . ; : ! ? .. n't '' -RRB-".split(), *CLITICS}),
+    before=ENDS - {")", "]"} | {"..", "n't", "''", "-RRB-", *CLITICS},
     after=frozenset({"``", "-LRB-"}),
     redo=rules(
         (r'(?:(?<=\s)|(?<=^)|(?<=\())"(?=\S)', " `` "),
@@ -207,3 +210,26 @@ def rates(lines: Iterable[str], style: Style) -> dict[str, int]:
         counts["lines"] += 1
         counts["raw" if result.raw else "partly" if result.kept else "exact"] += 1
     return counts
+
+
+def natural(column: str, style: Style) -> Callable[[list[Row]], list[Passage]]:
+    """Return the items of tokenised rows as natural text, scored per token of the file."""
+    return lambda rows: [passage(row, i, column, style) for i, row in enumerate(rows)]
+
+
+def raw(column: str) -> Callable[[list[Row]], list[Passage]]:
+    """Return the items of tokenised rows as they are."""
+    return lambda rows: [passage(row, i, column, None) for i, row in enumerate(rows)]
+
+
+def passage(row: Row, number: int, column: str, style: Style | None) -> Passage:
+    """Return one line: the model reads it with its line end, which is a unit too (WikiText)."""
+    line = row[column].strip()
+    text = detokenize(line, style).text if style else line
+    return Passage(
+        row_id(row, number),
+        text + "\n",
+        units=len(line.split()) + 1,
+        original=line + "\n",
+        domain=row.get("domain", ""),
+    )

@@ -91,7 +91,9 @@ def per_item(values: Sequence[float]) -> Array:
 mean = SumMetric(lambda predictions, _: per_item(predictions), ratio)
 """Mean of the predictions, which are numbers already; references are not looked at."""
 
-accuracy = SumMetric(lambda p, r: per_item([float(a == b) for a, b in zip(p, r, strict=True)]), ratio)
+accuracy = SumMetric(
+    lambda p, r: per_item([float(a == b) for a, b in zip(p, r, strict=True)]), ratio
+)
 
 
 def binary_counts(predictions: Sequence[int], references: Sequence[int]) -> Array:
@@ -100,9 +102,7 @@ def binary_counts(predictions: Sequence[int], references: Sequence[int]) -> Arra
     return np.stack([p & r, p & ~r, ~p & r], 1).astype(np.float64)
 
 
-f1 = SumMetric(
-    binary_counts, lambda s: safe_ratio(2 * s[:, 0], 2 * s[:, 0] + s[:, 1] + s[:, 2])
-)
+f1 = SumMetric(binary_counts, lambda s: safe_ratio(2 * s[:, 0], 2 * s[:, 0] + s[:, 1] + s[:, 2]))
 """F1 of class 1: MRPC and QQP (GPT-1, Table 4)."""
 
 
@@ -174,7 +174,7 @@ bits_per_byte = SumMetric(two_columns, lambda sums: ratio(sums) / math.log(2))
 
 
 def normalize_answer(text: str) -> str:
-    """Lower-case, drop punctuation and articles, squeeze spaces (official SQuAD and CoQA script)."""
+    """Lower-case, drop punctuation and articles, squeeze spaces (SQuAD's and CoQA's script)."""
     text = "".join(c for c in text.lower() if c not in set(string.punctuation))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
@@ -205,11 +205,10 @@ def leave_one_out(
 
 def of_items(score: Callable[[Any, Any], float]) -> SumMetric:
     """Return the metric that is the mean of a score per item."""
-    return SumMetric(
-        lambda p, r: per_item([score(a, b) for a, b in zip(p, r, strict=True)]), ratio
-    )
+    return SumMetric(lambda p, r: per_item([score(a, b) for a, b in zip(p, r, strict=True)]), ratio)
 
 
+accuracy = of_items(lambda prediction, reference: float(prediction == reference))
 exact_match = of_items(exact)
 coqa_f1 = of_items(lambda p, refs: leave_one_out(token_f1, p, refs))
 coqa_exact_match = of_items(lambda p, refs: leave_one_out(lambda a, b: exact(a, [b]), p, refs))

@@ -1,0 +1,20 @@
+"""Children's Book Test, verbs: which of ten words fills the gap in the 21st sentence.
+
+See cbt_like_CN for the protocol. The paper reports common nouns and named entities only.
+"""
+
+from modules.evaluation.metrics import accuracy
+from modules.task import Task
+from modules.tasks.cbt_like_CN import gap_choices
+
+TASK = Task(
+    name="cbt_like_V",
+    format="choice",
+    version=1,
+    source="zeroshot/cbt_like_V",
+    columns=("context", "query", "candidates", "answer"),
+    items=gap_choices,
+    metrics={"accuracy": accuracy},
+    hub="cam-cst/cbt V",
+    paper="GPT-2 section 3.2",
+)

@@ -1,0 +1,30 @@
+"""SNIPS intents: which of seven things a spoken request asks for.
+
+Classification as GPT-1 does it (section 3.3, Figure 1). Not in the paper; SST-2 has its shape.
+"""
+
+from modules.evaluation.metrics import accuracy
+from modules.task import SPLITS, Task, classification
+
+TASK = Task(
+    name="intents_snips",
+    format="classification",
+    version=1,
+    source="finetune/intents_snips",
+    columns=("text", "label"),
+    labels=(
+        "AddToPlaylist",
+        "BookRestaurant",
+        "GetWeather",
+        "PlayMusic",
+        "RateBook",
+        "SearchCreativeWork",
+        "SearchScreeningEvent",
+    ),
+    splits=SPLITS,
+    items=classification,
+    metrics={"accuracy": accuracy},
+    hub="nyu-mll/glue sst2",
+    paper="GPT-1 section 3.3, Figure 1; Table 4",
+    reference={"GPT-1 on SST-2": 91.3},
+)

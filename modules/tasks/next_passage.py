@@ -1,0 +1,23 @@
+"""Next passage: which of four passages continues a text.
+
+Multiple choice as GPT-1 does it (section 3.3): one sequence per answer, softmax over their scores.
+Shaped like Story Cloze, with a question. Without fine-tuning the answer with the highest mean
+token log-probability is taken (GPT-1, section 5, for RACE).
+"""
+
+from modules.evaluation.metrics import accuracy
+from modules.task import SPLITS, Task, multiple_choice
+
+TASK = Task(
+    name="next_passage",
+    format="multiple_choice",
+    version=1,
+    source="finetune/next_passage",
+    columns=("document", "question", "answers", "label"),
+    splits=SPLITS,
+    items=multiple_choice,
+    metrics={"accuracy": accuracy},
+    hub="LSDSem/story_cloze 2016",
+    paper="GPT-1 section 3.3, Figure 1; Table 3",
+    reference={"GPT-1 on Story Cloze": 86.5},
+)

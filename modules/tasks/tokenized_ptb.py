@@ -1,0 +1,25 @@
+"""Perplexity of text in Mikolov's PTB style, de-tokenised and as it is.
+
+GPT-2, section 3.1: invertible de-tokenizers remove the data set's artefacts; the units stay those
+of the file: its tokens and one end of line per row, which the model reads as a line end.
+The style: lower case, no punctuation, N, <unk>. Only contractions can be undone; N and <unk> stay as they are.
+"""
+
+from modules.evaluation.detokenize import PTB, natural, raw
+from modules.evaluation.metrics import bits_per_byte, perplexity
+from modules.task import Task
+
+TASK = Task(
+    name="tokenized_ptb",
+    format="perplexity",
+    version=1,
+    source="zeroshot/lm_ppl/tokenized_styles",
+    columns=("ptb_style",),
+    items=natural("ptb_style", PTB),
+    metrics={"word_perplexity": perplexity, "bits_per_byte": bits_per_byte},
+    variant="detokenized",
+    variants={"raw": raw("ptb_style")},
+    hub="ptb-text-only/ptb_text_only",
+    paper="GPT-2 section 3.1, Table 3",
+    reference={"117M on PTB": 65.85, "1542M on PTB": 35.76},
+)

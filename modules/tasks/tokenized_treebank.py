@@ -1,0 +1,25 @@
+"""Perplexity of text in the Penn Treebank's style, with punctuation, de-tokenised and as it is.
+
+GPT-2, section 3.1: invertible de-tokenizers remove the data set's artefacts; the units stay those
+of the file: its tokens and one end of line per row, which the model reads as a line end.
+The shape of the One Billion Word Benchmark, GPT-2's only loss.
+"""
+
+from modules.evaluation.detokenize import TREEBANK, natural, raw
+from modules.evaluation.metrics import bits_per_byte, perplexity
+from modules.task import Task
+
+TASK = Task(
+    name="tokenized_treebank",
+    format="perplexity",
+    version=1,
+    source="zeroshot/lm_ppl/tokenized_styles",
+    columns=("treebank_style",),
+    items=natural("treebank_style", TREEBANK),
+    metrics={"word_perplexity": perplexity, "bits_per_byte": bits_per_byte},
+    variant="detokenized",
+    variants={"raw": raw("treebank_style")},
+    hub="billion-word-benchmark/lm1b",
+    paper="GPT-2 section 3.1, Table 3",
+    reference={"117M on 1BW": 75.20, "1542M on 1BW": 42.16},
+)
