@@ -278,6 +278,11 @@ def start_run(
     return run
 
 
+def note_mlflow_run(session: Session, run_id: str, mlflow_run_id: str) -> None:
+    """Record which MLflow run shows a run."""
+    _run(session, run_id).mlflow_run_id = mlflow_run_id
+
+
 def heartbeat(session: Session, run_id: str) -> None:
     """Say that a run lives; for hosts that cannot see its process."""
     _run(session, run_id).heartbeat = now()

@@ -1,0 +1,162 @@
+"""prepare_corpus: link dumps -> links -> pages -> text -> clean documents -> tokenizer -> tokens."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.charts import bars, inline, markdown_table
+from flows.stage import Stage, show, stage
+from modules import presets
+from modules.files import Progress
+from modules.run import CorpusConfig
+from registry import versions
+from registry.artifacts import Artifact
+from registry.tables import Kind
+
+
+def input_paths(root: Path, names: tuple[str, ...], what: str) -> list[Path]:
+    """Return existing paths below the data folder for names in a config.
+
+    Raises:
+        FileNotFoundError: one is not there; the message says how to get it.
+        ValueError: a name leaves the data folder.
+    """
+    paths = []
+    for name in names:
+        path = root / name
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise ValueError(f"{what} {name!r} leads out of {root}; give a path below it")
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{what} {path} is not there; bring the data (`make data`, or `dvc pull data.dvc`) "
+                f"or change corpus.{what}"
+            )
+        paths.append(path)
+    return paths
+
+
+@flow(name="prepare_corpus", flow_run_name="corpus-{config.name}", log_prints=False)
+def prepare_corpus(config: CorpusConfig = presets.SAMPLE.corpus) -> str:
+    """Turn link dumps and stored pages into token shards (GPT-2 paper, section 2.1).
+
+    Args:
+        config: Inputs (paths below data/) and the settings of every step.
+
+    Returns:
+        The fingerprint of the tokens.
+    """
+    with stage("prepare_corpus", config.model_dump(mode="json")) as at:
+        data = at.workspace.data
+        dumps = input_paths(data, config.dumps, "dumps")
+        warcs = input_paths(data, config.warcs, "warcs")
+        extra = input_paths(data, config.extra, "extra")
+        links = make_links(at, config, dumps)
+        pages = make_pages(at, config, links, warcs)
+        text = make_text(at, config, pages, warcs)
+        documents = make_documents(at, config, text, extra)
+        tokenizer = make_tokenizer(at, config, documents)
+        tokens = make_tokens(at, config, documents, tokenizer)
+        show_funnel(config.name, [links, pages, text, documents, tokens])
+        return tokens.fingerprint
+
+
+def make_links(at: Stage, config: CorpusConfig, dumps: list[Path]) -> Artifact:
+    """Collect the links people recommended."""
+
+    def step(out: Path, progress: Progress) -> dict[str, Any]:
+        from modules.corpus.links import collect_links
+
+        return collect_links(dumps, out, config.links, progress=progress)
+
+    inputs = {"dumps": versions.data_fingerprint(at.workspace, dumps)}
+    return at.make(Kind.LINKS, config.name, step, config=config.links, inputs=inputs, version=1)
+
+
+def make_pages(at: Stage, config: CorpusConfig, links: Artifact, warcs: list[Path]) -> Artifact:
+    """Find the stored page of each link."""
+
+    def step(out: Path, progress: Progress) -> dict[str, Any]:
+        from modules.corpus.pages import select_pages
+
+        root = at.workspace.data
+        return select_pages(links.path, warcs, root, out, config.pages, progress=progress)
+
+    inputs = {"links": links, "warcs": versions.data_fingerprint(at.workspace, warcs)}
+    return at.make(Kind.PAGES, config.name, step, config=config.pages, inputs=inputs, version=1)
+
+
+def make_text(at: Stage, config: CorpusConfig, pages: Artifact, warcs: list[Path]) -> Artifact:
+    """Take the main text out of each page."""
+
+    def step(out: Path, progress: Progress) -> dict[str, Any]:
+        from modules.corpus.extract import extract_text
+
+        return extract_text(pages.path, at.workspace.data, out, config.extract, progress=progress)
+
+    inputs = {"pages": pages, "warcs": versions.data_fingerprint(at.workspace, warcs)}
+    name = f"{config.name}-text"
+    return at.make(Kind.DOCUMENTS, name, step, config=config.extract, inputs=inputs, version=1)
+
+
+def make_documents(at: Stage, config: CorpusConfig, text: Artifact, extra: list[Path]) -> Artifact:
+    """Filter and de-duplicate; add ready-made texts."""
+
+    def step(out: Path, progress: Progress) -> dict[str, Any]:
+        from modules.corpus.recipe import clean
+
+        return clean(text.path, extra, out, config.clean, progress=progress)
+
+    inputs = {"text": text, "extra": versions.data_fingerprint(at.workspace, extra)}
+    return at.make(Kind.DOCUMENTS, config.name, step, config=config.clean, inputs=inputs, version=1)
+
+
+def make_tokenizer(at: Stage, config: CorpusConfig, documents: Artifact) -> Artifact:
+    """Learn byte-level BPE from the training documents."""
+
+    def step(out: Path, progress: Progress) -> dict[str, Any]:
+        from modules.corpus.shards import training_texts
+        from modules.tokenizer import train
+
+        texts = training_texts(documents.path, config.tokens)
+        return train(texts, out, config.tokenizer, progress=progress)
+
+    inputs = {"documents": documents}
+    return at.make(
+        Kind.TOKENIZER, config.name, step, config=config.tokenizer, inputs=inputs, version=1
+    )
+
+
+def make_tokens(
+    at: Stage, config: CorpusConfig, documents: Artifact, tokenizer: Artifact
+) -> Artifact:
+    """Encode the documents into shards, split by document."""
+
+    def step(out: Path, progress: Progress) -> dict[str, Any]:
+        from modules.corpus.shards import write_tokens
+
+        return write_tokens(documents.path, tokenizer.path, out, config.tokens, progress=progress)
+
+    inputs = {"documents": documents, "tokenizer": tokenizer}
+    return at.make(Kind.TOKENS, config.name, step, config=config.tokens, inputs=inputs, version=1)
+
+
+def show_funnel(name: str, made: list[Artifact]) -> None:
+    """Show what came in and went out of every step, with the reasons for what was dropped."""
+    rows, kept = [], {}
+    for artifact in made:
+        for count, value in sorted(artifact.counts.items()):
+            if isinstance(value, int | float):
+                rows.append((artifact.kind, artifact.name, count, value))
+        kept[f"{artifact.kind} {artifact.name}"] = float(artifact.counts.get("kept", 0))
+    kept = {key: value for key, value in kept.items() if value}
+    table = markdown_table(["step", "artifact", "count", "value"], rows)
+    picture = inline(bars(kept, "records kept"), "records kept by each step") if kept else ""
+    show("corpus-funnel", f"# Corpus {name}\n\n{picture}\n\n{table}", "What each step kept")
+
+
+def counts_of(artifact: Artifact) -> dict[str, Any]:
+    """Return an artifact's counts from its manifest."""
+    found: dict[str, Any] = json.loads((artifact.path / "manifest.json").read_text())["counts"]
+    return found

@@ -1,0 +1,93 @@
+"""zero_shot: a checkpoint -> scores without training (GPT-2 paper, section 3)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.charts import markdown_table
+from flows.stage import Stage, show, stage
+from modules import presets, tasks
+from modules.files import Progress, find_jsonl, write_json
+from modules.run import ZeroShotConfig, ZeroShotRun
+from modules.task import FINETUNE_FORMATS, Task, data_path
+from registry import artifacts, versions
+from registry.artifacts import Artifact
+from registry.tables import Kind
+
+
+@flow(name="zero_shot", flow_run_name="zero-shot-{name}")
+def zero_shot(
+    config: ZeroShotRun = presets.SAMPLE.zero_shot,
+    name: str = "sample",
+    checkpoint: str = "checkpoint/sample",
+) -> dict[str, dict[str, Any]]:
+    """Score a checkpoint on every task by prompting it, one task after the other.
+
+    Args:
+        config: The tasks, and how they are scored.
+        name: What the results are called: NAME-TASK.
+        checkpoint: What to score: kind/name for the newest, or a fingerprint.
+
+    Returns:
+        Task -> {fingerprint, scores}.
+    """
+    chosen = [tasks.get(task) for task in config.tasks]
+    for task in chosen:
+        if task.format in FINETUNE_FORMATS:
+            raise ValueError(f"task {task.name} ({task.format}) is fine-tuned, not prompted")
+    with stage("zero_shot", config.model_dump(mode="json")) as at:
+        model = artifacts.checkout(at.workspace, checkpoint)
+        made = {}
+        for task in chosen:
+            scores = score(at, task, model, name, config.settings_of(task.name))
+            rows = json.loads((scores.path / "scores.json").read_text())
+            at.add_scores(model, rows)
+            made[task.name] = {"fingerprint": scores.fingerprint, "scores": rows}
+        show_scores(made)
+        return made
+
+
+def score(at: Stage, task: Task, model: Artifact, name: str, config: ZeroShotConfig) -> Artifact:
+    """Score one task."""
+    data = at.workspace.data
+    file = find_jsonl(data_path(task, data, "test"))
+
+    def step(out: Path, progress: Progress) -> dict[str, Any]:
+        from dataclasses import asdict
+
+        from modules.evaluation.zero_shot import evaluate
+
+        scores = [asdict(x) for x in evaluate(model.path, task, data, out, config, progress)]
+        write_json(out / "scores.json", scores)
+        at.log({f"zero_shot/{x['task']}/{x['metric']}": x["value"] for x in scores})
+        return {"scores": len(scores), "items": max(x["n"] for x in scores)}
+
+    return at.make(
+        Kind.SCORES,
+        f"{name}-{task.name}".lower(),
+        step,
+        config=config,
+        inputs={"checkpoint": model, "task": versions.data_fingerprint(at.workspace, [file])},
+        version=task.version,
+        title=f"zero-shot {task.name}",
+    )
+
+
+def show_scores(made: dict[str, dict[str, Any]]) -> None:
+    """Show all scores as one table, each with its protocol."""
+    rows = [
+        (
+            score["task"],
+            score["metric"],
+            score["value"],
+            f"{score['low']:.4g} to {score['high']:.4g}",
+            score["n"],
+            ", ".join(f"{key} {value}" for key, value in score["protocol"].items()),
+        )
+        for result in made.values()
+        for score in result["scores"]
+    ]
+    table = markdown_table(["task", "metric", "value", "95 % interval", "items", "protocol"], rows)
+    show("zero-shot", f"# Zero-shot\n\n{table}", "Zero-shot scores with their protocols")

@@ -1,0 +1,126 @@
+"""finetune: a checkpoint -> one fine-tuned checkpoint per task (GPT-1 paper, section 3.2 and 3.3)."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.charts import markdown_table
+from flows.stage import Stage, show, stage
+from flows.training import train
+from modules import presets, tasks
+from modules.files import Progress, find_jsonl
+from modules.run import FinetuneConfig, FinetuneRun
+from modules.task import FINETUNE_FORMATS, Task, data_path
+from registry import artifacts, versions
+from registry.artifacts import Artifact
+from registry.tables import Kind
+
+Tuned = dict[str, dict[str, Any]]
+
+
+@flow(
+    name="finetune",
+    flow_run_name="finetune-{name}",
+    task_runner=ThreadPoolTaskRunner(max_workers=os.cpu_count() or 1),
+)
+def finetune(
+    config: FinetuneRun = presets.SAMPLE.finetune,
+    name: str = "sample",
+    checkpoint: str = "checkpoint/sample",
+) -> Tuned:
+    """Fine-tune a checkpoint on every task, side by side, each in a process of its own.
+
+    Args:
+        config: The tasks, seeds and training settings, and whether to train from scratch too.
+        name: What the results are called: NAME-TASK.
+        checkpoint: What to start from: kind/name for the newest, or a fingerprint.
+
+    Returns:
+        Task -> {fingerprint, scores, ...}; runs from scratch are under TASK-scratch, seeds
+        after the first under TASK-s1, TASK-s2, ...
+    """
+    chosen = [tasks.get(task) for task in config.tasks]
+    for task in chosen:
+        if task.format not in FINETUNE_FORMATS:
+            raise ValueError(
+                f"task {task.name} is {task.format}: it is scored by zero_shot, not fine-tuned; "
+                f"tasks to fine-tune: {[t.name for t in tasks.TASKS.values() if t.format in FINETUNE_FORMATS]}"
+            )
+    with stage("finetune", config.model_dump(mode="json")) as at:
+        start = artifacts.checkout(at.workspace, checkpoint)
+        starts = ("pretrained", "scratch") if config.compare_scratch else ("pretrained",)
+        futures = {
+            label(task.name, initialise, seed): submit(
+                at, task, start, name, config.training.but(initialise=initialise, seed=seed)
+            )
+            for seed in config.seeds
+            for task in chosen
+            for initialise in starts
+        }
+        made = {key: result_of(at, future.result()) for key, future in futures.items()}
+        show_scores(made)
+        return made
+
+
+def label(task: str, initialise: str, seed: int) -> str:
+    """Return the short name of one run among those of a flow."""
+    return task + ("-scratch" if initialise == "scratch" else "") + (f"-s{seed}" if seed else "")
+
+
+def submit(
+    at: Stage, task: Task, start: Artifact, name: str, config: FinetuneConfig
+) -> "PrefectFuture[Artifact]":
+    """Start one fine-tuning beside the others."""
+    data = at.workspace.data
+    files = [find_jsonl(data_path(task, data, split)) for split in ("train", "val", "test")]
+    short = label(task.name, config.initialise, config.seed)
+
+    def step(out: Path, progress: Progress) -> dict[str, Any]:
+        with stage(
+            f"finetune-{short}", config.model_dump(mode="json") | {"task": task.name}
+        ) as child:
+            inputs = {"checkpoint": start.path, "task": task.name, "data": data}
+            counts = train(child, "finetune", config, inputs, out, progress)
+            scores = json.loads((out / "scores.json").read_text())
+            child.log({f"{score['split']}/{score['metric']}": score["value"] for score in scores})
+            return counts
+
+    return at.submit(
+        Kind.TUNED,
+        f"{name}-{short}",
+        step,
+        config=config,
+        inputs={"checkpoint": start, "task": versions.data_fingerprint(at.workspace, files)},
+        version=task.version,
+        title=f"finetune {short}",
+    )
+
+
+def result_of(at: Stage, made: Artifact) -> dict[str, Any]:
+    """Put a tuned checkpoint's scores into the catalogue; return them with the task's facts."""
+    scores = json.loads((made.path / "scores.json").read_text())
+    at.add_scores(made, scores)
+    facts = json.loads((made.path / "task.json").read_text())
+    return {"fingerprint": made.fingerprint, "scores": scores, "facts": facts}
+
+
+def show_scores(made: Tuned) -> None:
+    """Show all scores as one table."""
+    rows = [
+        (
+            key,
+            score["metric"],
+            score["value"],
+            f"{score['low']:.3f} to {score['high']:.3f}",
+            score["n"],
+        )
+        for key, tuned in made.items()
+        for score in tuned["scores"]
+    ]
+    table = markdown_table(["task", "metric", "value", "95 % interval", "items"], rows)
+    show("finetuning", f"# Fine-tuned\n\n{table}", "Scores of the fine-tuned checkpoints")

@@ -1,0 +1,61 @@
+"""Progress of long steps: a terminal bar, a progress artifact in the Prefect UI, log lines."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import TaskRunContext
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from modules.files import Progress as Report
+
+logger = logging.getLogger(__name__)
+
+UI_SECONDS = 2.0  # between updates of the artifact (each is a request)
+LOG_SECONDS = 15.0  # between log lines where there is no terminal to draw a bar in
+
+
+@contextmanager
+def reporting(key: str, what: str) -> Iterator[Report]:
+    """Yield a progress function that shows a step wherever somebody may be looking.
+
+    `key` names the Prefect artifact (lower case and dashes), `what` is the human's description.
+    """
+    terminal = sys.stderr.isatty()
+    bar = Progress(
+        TextColumn("  {task.description:<28}"),
+        BarColumn(bar_width=30),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        transient=True,
+        disable=not terminal,
+    )
+    in_task = TaskRunContext.get() is not None
+    artifact: UUID | None = None
+    shown = logged = time.monotonic()
+
+    with bar:
+        row = bar.add_task(what, total=None, note="")
+
+        def report(done: int, total: int, note: str = "") -> None:
+            nonlocal artifact, shown, logged
+            bar.update(row, completed=done, total=max(total, 1), note=note)
+            now, percent = time.monotonic(), 100.0 * done / max(total, 1)
+            last = done >= total
+            if in_task and (last or now - shown >= UI_SECONDS):
+                shown = now
+                text = f"{what}: {note}" if note else what
+                if artifact is None:
+                    artifact = create_progress_artifact(percent, key=key, description=text)  # type: ignore[assignment]
+                else:
+                    update_progress_artifact(artifact, progress=percent, description=text)
+            if not terminal and now - logged >= LOG_SECONDS:
+                logged = now
+                logger.info("%s: %d of %d (%.0f %%) %s", what, done, total, percent, note)
+
+        yield report

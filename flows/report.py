@@ -1,0 +1,251 @@
+"""The last step of a chain: what was made and how it scored, as tables and pictures on one page."""
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import exp
+from pathlib import Path
+from typing import Any
+
+from flows.charts import bars, inline, learning_curve, markdown_table
+from flows.finetune import Tuned, label
+from flows.pretrain import floors_of, samples, training_facts
+from flows.stage import Stage, show
+from modules import tasks
+from modules.config import Config
+from modules.files import Progress, read_jsonl, write_bytes, write_json
+from modules.run import RunConfig
+from registry import artifacts
+from registry.artifacts import Artifact
+from registry.tables import Kind
+
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;color:#1b2a41;max-width:62rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .7rem;border-bottom:1px solid #dde3ec;
+text-align:left}th{border-bottom:2px solid #1b2a41}img{max-width:100%}blockquote{color:#44546a;
+border-left:3px solid #b8c4d6;margin-left:0;padding-left:1rem}
+"""
+
+
+class ReportConfig(Config):
+    """What a report is about."""
+
+    name: str
+    """The preset it shows."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One table of the report."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def make_report(
+    at: Stage,
+    run: RunConfig,
+    tokens: Artifact,
+    checkpoint: Artifact,
+    tuned: Tuned,
+    zero_shot: Mapping[str, Mapping[str, Any]],
+) -> Artifact:
+    """Write report.json, report.md and report.html from everything a chain made."""
+    workspace = at.workspace
+    made = {
+        **{
+            f"tuned.{key}": artifacts.look_up(workspace, x["fingerprint"])
+            for key, x in tuned.items()
+        },
+        **{
+            f"scores.{key}": artifacts.look_up(workspace, x["fingerprint"])
+            for key, x in zero_shot.items()
+        },
+    }
+
+    def step(out: Path, progress: Progress) -> dict[str, Any]:
+        curve = list(read_jsonl(checkpoint.path / "curve.jsonl"))
+        floors = floors_of(tokens)
+        shown = [
+            language_model(training_facts(checkpoint), floors, tokens),
+            fine_tuning(run, tuned, workspace.data),
+            prompting(zero_shot),
+        ]
+        pictures = {
+            "Learning curve": learning_curve(curve, floors),
+            "Fine-tuned accuracy (mark: the majority class)": accuracy_bars(shown[1]),
+        }
+        texts = samples(checkpoint.path)
+        write_json(out / "report.json", {"tables": [asdict(table) for table in shown]})
+        write_bytes(out / "report.md", as_markdown(run.name, shown, pictures, texts).encode())
+        write_bytes(out / "report.html", as_html(run.name, shown, pictures, texts).encode())
+        return {"tables": len(shown), "pictures": len(pictures)}
+
+    inputs = {"tokens": tokens, "checkpoint": checkpoint, **made}
+    report = at.make(
+        Kind.REPORT, run.name, step, config=ReportConfig(name=run.name), inputs=inputs, version=1
+    )
+    text = (report.path / "report.md").read_text()
+    show("report", text, f"Everything about {run.name} on one page")
+    return report
+
+
+def language_model(
+    facts: Mapping[str, Any], floors: Mapping[str, float], tokens: Artifact
+) -> Shown:
+    """Compare the held-out loss with n-grams of the same tokens."""
+    rows = [("this model", facts["val_loss"]), *sorted(floors.items(), key=lambda row: row[1])]
+    return Shown(
+        "Language model, held-out tokens of its own corpus",
+        ["model", "nats a token", "perplexity a token"],
+        [[name, f"{nats:.3f}", f"{exp(nats):.1f}"] for name, nats in rows],
+        f"{facts['steps']:,} steps, {facts['tokens']:,} tokens read; the corpus has "
+        f"{tokens.counts.get('train_tokens', tokens.counts.get('tokens', 0)):,} training tokens.",
+    )
+
+
+def fine_tuning(run: RunConfig, tuned: Tuned, data: Path) -> Shown:
+    """Set each task's accuracy beside majority, bag of words and the same network from scratch."""
+    from modules.evaluation.baselines import majority, tfidf
+
+    rows = []
+    for name in run.finetune.tasks:
+        task = tasks.get(name)
+        seed = run.finetune.seeds[0]
+        mine = _headline(tuned[label(name, "pretrained", seed)]["scores"])
+        scratch = tuned.get(label(name, "scratch", seed))
+        rows.append(
+            [
+                name,
+                task.format.replace("_", " "),
+                f"{majority(task, data).value:.3f}",
+                f"{tfidf(task, data).value:.3f}",
+                f"{_headline(scratch['scores'])['value']:.3f}" if scratch else "-",
+                f"{mine['value']:.3f}",
+                f"{mine['low']:.3f} to {mine['high']:.3f}",
+                str(mine["n"]),
+            ]
+        )
+    return Shown(
+        "Fine-tuned, accuracy on the test split",
+        [
+            "task",
+            "format",
+            "majority",
+            "TF-IDF + LR",
+            "from scratch",
+            "pretrained",
+            "95 % interval",
+            "items",
+        ],
+        rows,
+        "Seed 0 only; `textmill study` compares over three seeds. social_iqa is hard: at this size "
+        "expect little over chance.",
+    )
+
+
+def _headline(scores: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return next(score for score in scores if score["split"] == "test")
+
+
+def accuracy_bars(shown: Shown) -> bytes:
+    """Draw the fine-tuned accuracies with the majority class as a mark."""
+    return bars(
+        {row[0]: float(row[5]) for row in shown.rows},
+        "accuracy",
+        {row[0]: float(row[2]) for row in shown.rows},
+    )
+
+
+def prompting(results: Mapping[str, Mapping[str, Any]]) -> Shown:
+    """List the zero-shot scores, with GPT-2's published number where the format is the same."""
+    rows = []
+    for name, result in results.items():
+        reference = tasks.get(name).reference
+        for score in result["scores"]:
+            variant = score["protocol"].get("variant") or score["protocol"].get("scoring") or ""
+            rows.append(
+                [
+                    name,
+                    score["metric"],
+                    str(variant),
+                    f"{score['value']:.4g}",
+                    f"{score['low']:.4g} to {score['high']:.4g}",
+                    str(score["n"]),
+                    ", ".join(f"{model} {value}" for model, value in list(reference.items())[:1]),
+                ]
+            )
+    return Shown(
+        "Zero-shot, GPT-2's formats on sample sets",
+        [
+            "task",
+            "metric",
+            "variant",
+            "value",
+            "95 % interval",
+            "items",
+            "GPT-2 paper, its own set",
+        ],
+        rows,
+        "The paper's numbers are for other texts of the same format and models of 117M to 1.5B "
+        "parameters; they show what the format can give, not what this model should.",
+    )
+
+
+def as_markdown(
+    name: str,
+    shown: Sequence[Shown],
+    pictures: Mapping[str, bytes],
+    texts: Sequence[tuple[str, str]],
+) -> str:
+    """Return the report as Markdown with the pictures inside."""
+    parts = [f"# textmill {name}"]
+    for table in shown:
+        parts += [f"## {table.title}", markdown_table(table.header, table.rows), table.note]
+    parts += [f"## {title}\n\n{inline(png, title)}" for title, png in pictures.items()]
+    parts += ["## What it writes", *(f"> **{prompt}**{text}" for prompt, text in texts)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def as_html(
+    name: str,
+    shown: Sequence[Shown],
+    pictures: Mapping[str, bytes],
+    texts: Sequence[tuple[str, str]],
+) -> str:
+    """Return the report as one self-contained page."""
+    import base64
+
+    def cells(row: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(x)}</{tag}>" for x in row) + "</tr>"
+
+    body = [f"<h1>textmill {html.escape(name)}</h1>"]
+    for table in shown:
+        rows = "".join(cells(row, "td") for row in table.rows)
+        body.append(
+            f"<h2>{html.escape(table.title)}</h2><table>{cells(table.header, 'th')}{rows}</table>"
+            f"<p>{html.escape(table.note)}</p>"
+        )
+    for title, png in pictures.items():
+        source = base64.b64encode(png).decode()
+        body.append(
+            f'<h2>{html.escape(title)}</h2><img alt="" src="data:image/png;base64,{source}">'
+        )
+    body.append("<h2>What it writes</h2>")
+    body += [
+        f"<blockquote><b>{html.escape(prompt)}</b>{html.escape(text)}</blockquote>"
+        for prompt, text in texts
+    ]
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>textmill {html.escape(name)}'
+        f"</title><style>{STYLE}</style><body>{''.join(body)}</body></html>\n"
+    )
+
+
+def read_tables(report: Artifact) -> list[dict[str, Any]]:
+    """Return the tables of a report."""
+    found: list[dict[str, Any]] = json.loads((report.path / "report.json").read_text())["tables"]
+    return found

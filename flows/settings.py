@@ -1,0 +1,70 @@
+"""Where the platform's services keep their state, set before Prefect is imported.
+
+Everything lies below the project root, binds to loopback and phones nobody. While `textmill up`
+runs, flows started by hand talk to its servers; otherwise Prefect starts a temporary server on the
+same database, so that the UI later shows the same history.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from registry.environment import configure
+from registry.workspace import Workspace
+
+PREFECT_PORT = 4200
+MLFLOW_PORT = 5000
+
+
+def services_file(workspace: Workspace) -> Path:
+    """Return the file in which `textmill up` says who runs where."""
+    return workspace.state / "services.json"
+
+
+def running_services(workspace: Workspace) -> dict[str, Any] | None:
+    """Return {pid, prefect, mlflow} of a live `textmill up` of this project, or None."""
+    try:
+        services: dict[str, Any] = json.loads(services_file(workspace).read_text())
+        os.kill(services["pid"], 0)
+    except (FileNotFoundError, ProcessLookupError, ValueError, KeyError):
+        return None
+    return services
+
+
+def prefect_settings(workspace: Workspace) -> dict[str, str]:
+    """Return the environment under which any Prefect process of this project runs."""
+    return {
+        "PREFECT_HOME": str(workspace.state / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # the default is pickle
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+            "prefect.server.concurrency.lease_storage.filesystem"  # the default forgets on restart
+        ),
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "modules,registry,flows",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",  # how long Cancel takes to be seen
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def enter(root: Path | None = None) -> Workspace:
+    """Open the workspace and point Prefect, MLflow and DVC at it; call before importing Prefect.
+
+    Raises:
+        ValueError: no project root was found, or its database cannot be opened.
+    """
+    workspace = Workspace.open(root)
+    services = running_services(workspace)
+    if services and "MLFLOW_TRACKING_URI" not in os.environ:
+        os.environ["MLFLOW_TRACKING_URI"] = services["mlflow"]
+        workspace = Workspace.open(workspace.root)
+    configure(workspace)
+    os.environ["TEXTMILL_ROOT"] = str(workspace.root)
+    for name, value in prefect_settings(workspace).items():
+        os.environ.setdefault(name, value)
+    if services:
+        os.environ.setdefault("PREFECT_API_URL", services["prefect"])
+    return workspace

@@ -1,0 +1,93 @@
+"""Start a training process from a flow and pass on what it says: progress, curves, its end."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.stage import Interrupted, Stage
+from modules.config import Config
+from modules.files import Progress
+
+SEND_SECONDS = 5.0  # between batches of metrics to MLflow; the training step never waits for it
+
+
+def train(
+    at: Stage,
+    kind: str,
+    config: Config,
+    inputs: Mapping[str, Path | str | None],
+    out: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Run one training job in a process of its own; return its counts.
+
+    Raises:
+        Interrupted: it was stopped or killed; its checkpoints are kept.
+        ValueError: it failed; the message is the training process's own.
+    """
+    from modules.training.fit import launch
+
+    metrics = Metrics(at)
+
+    def on_event(event: dict[str, Any]) -> None:
+        if at.stopping:
+            raise Interrupted("the flow around this training is stopping")
+        metrics.take(event)
+        if "of" in event:
+            progress(event["step"], event["of"], note(event))
+
+    job = {
+        "kind": kind,
+        "config": config.model_dump(mode="json"),
+        "inputs": {name: None if x is None else str(x) for name, x in inputs.items()},
+        "out": str(out),
+        "events": str(at.workspace.state / "training" / out.parent.name / f"{out.stem}.jsonl"),
+    }
+    result = launch(job, on_event=on_event)
+    metrics.send()
+    if result.state == "interrupted":
+        raise Interrupted(
+            f"training of {out.parent.name} stopped at step {result.step} "
+            f"{result.error}; run the same command again to continue"
+        )
+    if result.state == "failed":
+        raise ValueError(f"training of {out.parent.name} failed: {result.error}")
+    return {"steps": result.step}
+
+
+class Metrics:
+    """Collects events and sends them to MLflow a few seconds' worth at a time."""
+
+    def __init__(self, at: Stage) -> None:
+        self.at, self.sent = at, time.monotonic()
+        self.waiting: list[tuple[int, dict[str, float]]] = []
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Note one event's numbers; send what waits when it is time."""
+        names = ("loss", "val_loss", "lr", "tokens_per_second", "accuracy", "grad_norm")
+        found = {f"train/{name}": float(event[name]) for name in names if name in event}
+        if found:
+            self.waiting.append((int(event["step"]), found))
+        if time.monotonic() - self.sent > SEND_SECONDS:
+            self.send()
+
+    def send(self) -> None:
+        """Send all that waits."""
+        self.sent = time.monotonic()
+        self.at.log_series(self.waiting)
+        self.waiting = []
+
+
+def note(event: Mapping[str, Any]) -> str:
+    """Return the words beside a progress bar."""
+    words = [
+        f"{name.replace('_', ' ')} {event[name]:.3f}"
+        for name in ("loss", "val_loss")
+        if name in event
+    ]
+    if rate := event.get("tokens_per_second"):
+        words.append(f"{rate / 1000:.1f}k tokens/s")
+    if (eta := event.get("eta")) is not None:
+        words.append(f"{eta:.0f} s left")
+    return ", ".join(words)

@@ -1,0 +1,90 @@
+"""What a whole run is made of: inputs, and the config of every step, nested."""
+
+from modules.config import Config
+from modules.corpus.extract import ExtractConfig
+from modules.corpus.links import LinksConfig
+from modules.corpus.pages import PagesConfig
+from modules.corpus.recipe import CleanConfig
+from modules.corpus.shards import TokensConfig
+from modules.evaluation.config import ZeroShotConfig
+from modules.tokenizer import TokenizerConfig
+from modules.training.config import FinetuneConfig, PretrainConfig
+
+
+class CorpusConfig(Config):
+    """Inputs and steps of a corpus; paths are below the data folder."""
+
+    name: str = "sample"
+    """What the artifacts are called."""
+    dumps: tuple[str, ...]
+    """Link dumps: Pushshift submissions (.zst, .xz), JSON lines, or CSV with url, score, date."""
+    warcs: tuple[str, ...]
+    """Stored pages, WARC files."""
+    extra: tuple[str, ...] = ()
+    """Ready-made texts that join the cleaned documents: JSON lines with id, source, title, text."""
+    links: LinksConfig = LinksConfig()
+    """Which links count."""
+    pages: PagesConfig = PagesConfig()
+    """How a stored page is found for a link."""
+    extract: ExtractConfig = ExtractConfig()
+    """How main text is taken out of a page."""
+    clean: CleanConfig = CleanConfig()
+    """Filters and de-duplication."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """Byte-pair encoding learnt from the documents."""
+    tokens: TokensConfig = TokensConfig()
+    """Splits and shards."""
+
+
+class FinetuneRun(Config):
+    """Which tasks are fine-tuned, and how."""
+
+    tasks: tuple[str, ...]
+    """Tasks of the four fine-tuning formats, by name."""
+    training: FinetuneConfig = FinetuneConfig()
+    """Settings of each training; seed and initialise are set by the lines below."""
+    seeds: tuple[int, ...] = (0,)
+    """One training per seed."""
+    compare_scratch: bool = False
+    """Also train the same network from random weights."""
+
+
+class ZeroShotRun(Config):
+    """Which tasks are scored by prompting, and how."""
+
+    tasks: tuple[str, ...]
+    """Tasks of the zero-shot formats, by name."""
+    settings: ZeroShotConfig = ZeroShotConfig()
+    """Settings of every task."""
+    limits: dict[str, int] = {}
+    """Score only so many items of these tasks (said in their scores' protocol)."""
+
+    def settings_of(self, task: str) -> ZeroShotConfig:
+        """Return the settings one task is scored with."""
+        return self.settings.but(limit=self.limits.get(task, self.settings.limit))
+
+
+class RunConfig(Config):
+    """A whole chain, from link dumps to a registered and scored model."""
+
+    name: str
+    """What it is called; the registered model is textmill-NAME."""
+    corpus: CorpusConfig
+    """From dumps to tokens."""
+    pretrain: PretrainConfig
+    """From tokens to a checkpoint."""
+    finetune: FinetuneRun
+    """From the checkpoint to tuned ones."""
+    zero_shot: ZeroShotRun
+    """From the checkpoint to scores."""
+
+
+__all__ = [
+    "CorpusConfig",
+    "FinetuneConfig",
+    "FinetuneRun",
+    "PretrainConfig",
+    "RunConfig",
+    "ZeroShotConfig",
+    "ZeroShotRun",
+]
