@@ -76,6 +76,7 @@ class Passage:
     units: int  # canonical units of the benchmark: words, bytes, characters
     original: str = ""  # the file's own form, where a de-tokenizer changed it
     domain: str = ""
+    fallback: bool = False  # the de-tokenizer could not be undone: the raw text is read
 
 
 Item = Example | Choice | Cloze | Prompt | Passage

@@ -225,11 +225,12 @@ def raw(column: str) -> Callable[[list[Row]], list[Passage]]:
 def passage(row: Row, number: int, column: str, style: Style | None) -> Passage:
     """Return one line: the model reads it with its line end, which is a unit too (WikiText)."""
     line = row[column].strip()
-    text = detokenize(line, style).text if style else line
+    result = detokenize(line, style) if style else Detokenized(line, kept=0, raw=False)
     return Passage(
         row_id(row, number),
-        text + "\n",
+        result.text + "\n",
         units=len(line.split()) + 1,
         original=line + "\n",
         domain=row.get("domain", ""),
+        fallback=result.raw,
     )

@@ -2,7 +2,8 @@
 
 GPT-2, section 3.1: invertible de-tokenizers remove the data set's artefacts; the units stay those
 of the file: its tokens and one end of line per row, which the model reads as a line end.
-The style: lower case, no punctuation, N, <unk>. Only contractions can be undone; N and <unk> stay as they are.
+The style is lower case without punctuation, N for numbers and <unk> for rare words; only
+contractions can be undone, the rest stays as it is.
 """
 
 from modules.evaluation.detokenize import PTB, natural, raw

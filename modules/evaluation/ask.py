@@ -1,0 +1,228 @@
+"""Turn a benchmark's items into rows of results, one way per format.
+
+A row holds an item's id and all that the metrics need; metrics never see the model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modules.evaluation.cloze import cloze_rows
+from modules.evaluation.config import Precision
+from modules.evaluation.metrics import first_sentences
+from modules.evaluation.score import (
+    choice_logprobs,
+    generate_texts,
+    rolling_logprobs,
+    score_groups,
+)
+from modules.evaluation.spans import Span
+from modules.files import Progress, silent
+from modules.model.base import Decoder
+from modules.model.checkpoint import load
+from modules.model.generate import GenerationConfig
+from modules.task import Choice, Example, Passage, Prompt, Row, Task
+from modules.tokenizer import Tokenizer
+from modules.tokenizer import load as load_tokenizer
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is asked, with its tokenizer."""
+
+    model: Decoder
+    tokenizer: Tokenizer
+
+    @property
+    def positions(self) -> int:
+        """Longest context in tokens."""
+        return int(self.model.config.n_positions)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is asked; only stride, seed and precision can change a number."""
+
+    batch_tokens: int
+    batch_size: int
+    precision: Precision
+    stride: int
+    seed: int
+
+    @property
+    def scoring(self) -> dict[str, Any]:
+        """The arguments that all scoring functions take."""
+        return {"batch_tokens": self.batch_tokens, "precision": self.precision}
+
+
+def load_subject(checkpoint: Path, device: str = "cpu") -> Subject:
+    """Load a checkpoint and the tokenizer in it.
+
+    Raises:
+        FileNotFoundError: a file of it is not there.
+        ValueError: the model has fewer embeddings than the tokenizer has ids.
+    """
+    model, tokenizer = load(checkpoint, device), load_tokenizer(checkpoint / "tokenizer")
+    if model.config.vocab_size < tokenizer.n_vocab:
+        raise ValueError(
+            f"{checkpoint}: the tokenizer has {tokenizer.n_vocab} ids, "
+            f"the model only {model.config.vocab_size}"
+        )
+    return Subject(model, tokenizer)
+
+
+def rows_of(
+    subject: Subject,
+    task: Task,
+    items: Sequence[Any],
+    settings: Settings,
+    *,
+    progress: Progress = silent,
+) -> list[Row]:
+    """Ask the model all items of a task.
+
+    Raises:
+        ValueError: the task's format has no zero-shot form.
+    """
+    match task.format:
+        case "perplexity":
+            return passage_rows(subject, items, settings, progress)
+        case "cloze":
+            return cloze_rows(
+                subject.model, subject.tokenizer, items, progress=progress, **settings.scoring
+            )
+        case "choice":
+            return choice_rows(subject, items, settings, progress, mean=False)
+        case "multiple_choice":
+            choices = [as_choice(item) for item in items]
+            return choice_rows(subject, choices, settings, progress, mean=True)
+        case "generation":
+            return generation_rows(subject, task, items, settings, progress)
+    raise ValueError(f"task {task.name} ({task.format}) has no zero-shot form: fine-tune on it")
+
+
+def as_choice(example: Example) -> Choice:
+    """Return an answer-ranking item: each answer after document and question."""
+    candidates = tuple((context, " " + answer) for context, answer in example.texts)
+    return Choice(example.id, candidates, example.label)
+
+
+def passage_rows(
+    subject: Subject, items: Sequence[Passage], settings: Settings, progress: Progress
+) -> list[Row]:
+    """Score running text; words and bytes are those of the file's own form."""
+    scored = rolling_logprobs(
+        subject.model,
+        subject.tokenizer,
+        [item.text for item in items],
+        stride=settings.stride,
+        progress=progress,
+        **settings.scoring,
+    )
+    return [
+        {
+            "id": item.id,
+            "domain": item.domain,
+            "nll": -logprob,
+            "tokens": tokens,
+            "words": item.units,
+            "bytes": len((item.original or item.text).encode()),
+            "fallback": item.fallback,
+        }
+        for item, (logprob, tokens) in zip(items, scored, strict=True)
+    ]
+
+
+def choice_rows(
+    subject: Subject, items: Sequence[Choice], settings: Settings, progress: Progress, *, mean: bool
+) -> list[Row]:
+    """Pick the candidate with the highest log-probability, in sum or per token."""
+    scored = choice_logprobs(
+        subject.model,
+        subject.tokenizer,
+        [item.candidates for item in items],
+        progress=progress,
+        **settings.scoring,
+    )
+    rows = []
+    for item, scores in zip(items, scored, strict=True):
+        values = [s.logprob / s.tokens if mean else s.logprob for s in scores]
+        rows.append(
+            {
+                "id": item.id,
+                "logprobs": [s.logprob for s in scores],
+                "tokens": [s.tokens for s in scores],
+                "prediction": values.index(max(values)),
+                "reference": item.label,
+                "dropped": scores[0].dropped,
+            }
+        )
+    return rows
+
+
+def generation_settings(task: Task, positions: int) -> dict[str, Any]:
+    """Return a task's way to generate; half of the positions stay for the prompt."""
+    longest = min(task.generation["max_new_tokens"], positions // 2)
+    return {**task.generation, "max_new_tokens": longest}
+
+
+def generation_rows(
+    subject: Subject, task: Task, items: Sequence[Prompt], settings: Settings, progress: Progress
+) -> list[Row]:
+    """Continue the prompts and cut the answers out; prompts too long lose their beginning."""
+    ways = generation_settings(task, subject.positions)
+    config = GenerationConfig(
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        **{k: v for k, v in ways.items() if k in GenerationConfig.model_fields},
+    )
+    room = subject.positions - config.max_new_tokens
+    prompts = [subject.tokenizer.encode(item.prompt) for item in items]
+    continued = generate_texts(
+        subject.model,
+        subject.tokenizer,
+        [prompt[-room:] for prompt in prompts],
+        config,
+        stop_at_line_end=ways.get("stop_at_line_end", False),
+        precision=settings.precision,
+        progress=progress,
+    )
+    rows: list[Row] = []
+    for item, prompt, ids in zip(items, prompts, continued, strict=True):
+        text = subject.tokenizer.decode(ids)
+        rows.append(
+            {
+                "id": item.id,
+                "text": text,
+                "prediction": cut_answer(text, ways),
+                "reference": list(item.references),
+                "dropped": max(0, len(prompt) - room),
+            }
+        )
+    if ways.get("confidence"):
+        spans = answer_spans(subject.tokenizer, [p[-room:] for p in prompts], continued)
+        scored = score_groups(subject.model, spans, **settings.scoring)
+        for row, (score,) in zip(rows, scored, strict=True):
+            row["logprob"] = score.logprob
+    return rows
+
+
+def cut_answer(text: str, ways: dict[str, Any]) -> str:
+    """Return the part of a continuation that counts."""
+    if ways.get("stop_at_line_end"):
+        text = text.lstrip(" ").split("\n")[0]
+    if "first_sentences" in ways:
+        text = first_sentences(text, ways["first_sentences"])
+    return text.strip()
+
+
+def answer_spans(
+    tokenizer: Tokenizer, prompts: Sequence[list[int]], answers: Sequence[list[int]]
+) -> list[list[Span]]:
+    """Return the spans of whole answers: with the line end, or an empty one would be certain."""
+    end = tokenizer.encode("\n")
+    return [
+        [Span(prompt + answer + end, len(answer) + len(end))]
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]

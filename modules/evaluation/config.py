@@ -1,0 +1,44 @@
+"""How a model is asked: what the flows' forms show (this file imports no torch)."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from modules.config import Config
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class ZeroShotConfig(Config):
+    """How much of a benchmark is asked, and how."""
+
+    split: str = "test"
+    """Split asked, of benchmarks that have splits."""
+    limit: int | None = Field(None, ge=1)
+    """Items per benchmark and variant, evenly spread over it; none: all."""
+    stride: int | None = Field(None, ge=1)
+    """Tokens by which perplexity's windows advance; none: half of the model's positions. Smaller
+    is slower and gives lower perplexity (a GPT-2 author quotes 32)."""
+    batch_tokens: int = Field(8192, ge=1)
+    """Tokens read at once, padding included; changes memory and speed, not the scores."""
+    batch_size: int = Field(32, ge=1)
+    """Prompts continued at once; the same."""
+    precision: Precision = "float32"
+    """Type of the model's products; logits are float32 always."""
+    device: str = "cpu"
+    """Where the model runs, as PyTorch names it."""
+    seed: int = 0
+    """Seed of sampled continuations and of the bootstrap."""
+    bootstrap_samples: int = Field(1000, ge=1)
+    """Resamples behind each 95 % interval."""
+
+    def stride_of(self, positions: int) -> int:
+        """Return the stride in tokens for a model of so many positions.
+
+        Raises:
+            ValueError: it is longer than the model's context.
+        """
+        stride = self.stride if self.stride is not None else max(1, positions // 2)
+        if stride > positions:
+            raise ValueError(f"stride {stride} is longer than the model's {positions} positions")
+        return stride

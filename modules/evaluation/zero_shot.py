@@ -1,0 +1,202 @@
+"""Ask one model one benchmark, without training on it (GPT-2, section 3) -> items and Scores.
+
+Every item's result is kept in items/<task>.jsonl.zst; scores are computed from that file's rows
+alone, so they can be had again without the model, and a finished task is not asked twice.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from modules.evaluation import ask
+from modules.evaluation.config import ZeroShotConfig
+from modules.evaluation.metrics import bleu_signature, interval
+from modules.files import Progress, read_jsonl, silent, write_json, write_jsonl
+from modules.task import Item, Row, Score, Task, load_rows
+
+log = logging.getLogger(__name__)
+
+CONFIDENT = (1, 10)  # per cent of the answers; GPT-2, section 3.8 has 1
+
+
+def evaluate(
+    checkpoint: Path,
+    task: Task,
+    data: Path,
+    out: Path,
+    config: ZeroShotConfig,
+    progress: Progress = silent,
+) -> list[Score]:
+    """Ask a checkpoint one benchmark, write items/<task>.jsonl.zst below `out`, return the scores.
+
+    Raises:
+        ValueError: the benchmark has no zero-shot form, a row is wrong, or a result is not finite.
+    """
+    return evaluate_subject(
+        ask.load_subject(checkpoint, config.device), task, data, out, config, progress=progress
+    )
+
+
+def evaluate_all(
+    checkpoint: Path,
+    tasks: Sequence[Task],
+    data: Path,
+    out: Path,
+    config: ZeroShotConfig,
+    progress: Progress = silent,
+) -> list[Score]:
+    """Ask a checkpoint several benchmarks, loading it once; write scores.json and the items."""
+    subject = ask.load_subject(checkpoint, config.device)
+    scores: list[Score] = []
+    for done, task in enumerate(tasks):
+        progress(done, len(tasks), task.name)
+        scores += evaluate_subject(subject, task, data, out, config)
+    write_json(out / "scores.json", [asdict(score) for score in scores])
+    progress(len(tasks), len(tasks), "done")
+    return scores
+
+
+def evaluate_subject(
+    subject: ask.Subject,
+    task: Task,
+    data: Path,
+    out: Path,
+    config: ZeroShotConfig,
+    *,
+    progress: Progress = silent,
+) -> list[Score]:
+    """Ask a loaded model one benchmark; results already in `out` for the same items are reused."""
+    rows = load_rows(task, data, config.split)
+    variants = {name: spread(make(rows), config.limit) for name, make in ways_to_ask(task).items()}
+    path = out / "items" / f"{task.name}.jsonl.zst"
+    expected = [(name, item.id) for name, items in variants.items() for item in items]
+    if path.exists() and (found := list(read_jsonl(path))):
+        if [(row["variant"], row["id"]) for row in found] == expected:
+            return scores_of(task, found, config, subject.positions)
+        log.warning("%s holds other items than asked for: asked again", path)
+    settings = ask.Settings(
+        batch_tokens=config.batch_tokens,
+        batch_size=config.batch_size,
+        precision=config.precision,
+        stride=config.stride_of(subject.positions),
+        seed=config.seed,
+    )
+    results: list[Row] = []
+    for name, items in variants.items():
+        asked = ask.rows_of(subject, task, items, settings, progress=progress)
+        results += [{"variant": name, **row} for row in asked]
+    check_finite(task, results)
+    write_jsonl(path, results)
+    return scores_of(task, results, config, subject.positions)
+
+
+def ways_to_ask(task: Task) -> dict[str, Any]:
+    """Return the item makers of a task's variants, the headline one first."""
+    return {task.variant: task.items, **task.variants}
+
+
+def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """Return at most `limit` items, evenly spread."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[i * len(items) // limit] for i in range(limit)]
+
+
+def check_finite(task: Task, rows: Sequence[Row]) -> None:
+    """Refuse results that are not finite numbers, naming the item."""
+    for row in rows:
+        for column, value in row.items():
+            values = value if isinstance(value, list) else [value]
+            if any(isinstance(x, float) and not math.isfinite(x) for x in values):
+                raise ValueError(
+                    f"task {task.name}, item {row['id']}: {column} is {value}; "
+                    "the model's weights or the precision are at fault"
+                )
+
+
+def scores_of(
+    task: Task, rows: Sequence[Row], config: ZeroShotConfig, positions: int
+) -> list[Score]:
+    """Compute the scores of a task from its items' rows."""
+    scores = []
+    for variant in ways_to_ask(task):
+        own = [row for row in rows if row["variant"] == variant]
+        protocol = protocol_of(task, variant, own, config, positions)
+        for name in task.metrics:
+            scores.append(score_of(task, name, own, config, protocol))
+        if task.generation.get("confidence"):
+            scores += calibration(task, own, config, protocol)
+    return scores
+
+
+def score_of(
+    task: Task, name: str, rows: Sequence[Row], config: ZeroShotConfig, protocol: dict[str, Any]
+) -> Score:
+    """Compute one metric and its interval."""
+    metric, (p, r) = task.metrics[name], columns(task, name)
+    predictions, references = [row[p] for row in rows], [row[r] for row in rows]
+    if name == "bleu":
+        protocol = {**protocol, "signature": bleu_signature()}
+    value = metric(predictions, references)
+    low, high = interval(
+        metric, predictions, references, samples=config.bootstrap_samples, seed=config.seed
+    )
+    if not math.isfinite(value):
+        raise ValueError(f"task {task.name}: {name} over {len(rows)} items is {value}")
+    split = config.split if task.splits else "test"
+    return Score(task.name, name, value, len(rows), low, high, split, task.version, protocol)
+
+
+def columns(task: Task, metric: str) -> tuple[str, str]:
+    """Return which columns of the items' rows a metric compares."""
+    if task.format == "perplexity":
+        return "nll", "bytes" if metric in ("byte_perplexity", "bits_per_byte") else "words"
+    if task.format == "cloze":
+        return ("nll", "units") if metric == "perplexity" else (metric, "units")
+    return "prediction", "reference"
+
+
+def protocol_of(
+    task: Task, variant: str, rows: Sequence[Row], config: ZeroShotConfig, positions: int
+) -> dict[str, Any]:
+    """Return what else must agree before two scores are compared, and what was cut."""
+    protocol = {
+        "format": task.format,
+        "variant": variant,
+        "limit": config.limit,
+        "n": len(rows),
+        "positions": positions,
+        "precision": config.precision,
+        "truncated": sum(row.get("dropped", 0) > 0 for row in rows),
+        **task.notes,
+    }
+    if task.format == "perplexity":
+        protocol |= {
+            "stride": config.stride_of(positions),
+            "words": sum(row["words"] for row in rows),
+            "not_detokenized": sum(row["fallback"] for row in rows),
+        }
+    if task.format == "multiple_choice":
+        protocol["answer"] = "highest mean token log-probability"
+    if task.format == "generation":
+        protocol |= ask.generation_settings(task, positions) | {"seed": config.seed}
+    return protocol
+
+
+def calibration(
+    task: Task, rows: Sequence[Row], config: ZeroShotConfig, protocol: dict[str, Any]
+) -> list[Score]:
+    """Return the accuracy of the most confident answers, where there are enough of them."""
+    ranked = sorted(rows, key=lambda row: (-row["logprob"], row["id"]))
+    name, scores = next(iter(task.metrics)), []
+    for percent in CONFIDENT:
+        top = ranked[: len(ranked) * percent // 100]
+        if top:
+            score = score_of(task, name, top, config, {**protocol, "most_confident": len(top)})
+            scores.append(
+                Score(**{**asdict(score), "metric": f"{name}_most_confident_{percent}_percent"})
+            )
+    return scores
