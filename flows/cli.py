@@ -266,7 +266,8 @@ def status() -> None:
     services = running_services(workspace)
     if services:
         console.print(
-            f"up (pid {services['pid']}): Prefect {services['prefect']}, MLflow {services['mlflow']}"
+            f"up (pid {services['pid']}): "
+            f"Prefect {services['prefect']}, MLflow {services['mlflow']}"
         )
     else:
         console.print("servers: not running (start them with `textmill up`)")
@@ -304,14 +305,14 @@ def models() -> None:
 
     table = Table("model", "version", "alias", "checkpoint", "made", "scores")
     for row in registered.list_models(enter()):
-        scores = ", ".join(f"{name} {value}" for name, value in list(row.scores.items())[:3])
+        scores = [f"{k[6:]} {v}" for k, v in row["tags"].items() if k.startswith("score.")]
         table.add_row(
-            row.name,
-            str(row.version),
-            ", ".join(row.aliases),
-            row.fingerprint[:12],
-            f"{row.created:%Y-%m-%d %H:%M}",
-            scores,
+            row["name"],
+            str(row["version"]),
+            ", ".join(row["aliases"]),
+            row["artifact"],
+            f"{row['created']:%Y-%m-%d %H:%M}",
+            "\n".join(x for x in scores if "bits_per_byte" in x or "accuracy" in x),
         )
     console.print(table)
 
@@ -422,13 +423,14 @@ def _print_summary(workspace: Any, summary: dict[str, Any]) -> None:
         console.print(shown)
     console.print(summary["notes"])
     report = Path(summary["report"]).relative_to(workspace.root)
+    model = f"{summary['model']}@champion"
     console.print(
         f"\n[bold]Where to look[/bold]\n"
         f"  {report}/report.html        this page with its pictures\n"
-        f"  textmill up                 the Prefect UI (flow runs, pictures) and the MLflow UI (runs, models)\n"
-        f"  textmill models             what is registered; {summary['model']}@champion is version {summary['version']}\n"
-        f"  textmill lineage {summary['model']}@champion\n"
-        f'  textmill generate "The people of this country" --model {summary["model"]}@champion',
+        f"  textmill up                 the Prefect UI (runs, pictures), the MLflow UI (models)\n"
+        f"  textmill models             what is registered\n"
+        f"  textmill lineage {model}\n"
+        f'  textmill generate "The people of this country" --model {model}',
         soft_wrap=True,
     )
 

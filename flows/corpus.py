@@ -1,4 +1,4 @@
-"""prepare_corpus: link dumps -> links -> pages -> text -> clean documents -> tokenizer -> tokens."""
+"""prepare_corpus: dumps -> links -> pages -> text -> clean documents -> tokenizer -> tokens."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""finetune: a checkpoint -> one fine-tuned checkpoint per task (GPT-1 paper, section 3.2 and 3.3)."""
+"""finetune: a checkpoint -> one tuned checkpoint per task (GPT-1 paper, sections 3.2 and 3.3)."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def finetune(
         if task.format not in FINETUNE_FORMATS:
             raise ValueError(
                 f"task {task.name} is {task.format}: it is scored by zero_shot, not fine-tuned; "
-                f"tasks to fine-tune: {[t.name for t in tasks.TASKS.values() if t.format in FINETUNE_FORMATS]}"
+                f"`textmill evaluate` takes it"
             )
     with stage("finetune", config.model_dump(mode="json")) as at:
         start = artifacts.checkout(at.workspace, checkpoint)

@@ -16,7 +16,7 @@ def tree(workspace: Workspace, reference: str) -> Tree:
     Raises:
         ValueError: the reference names nothing in the catalogue.
     """
-    fingerprint = artifacts.resolve(workspace, reference)
+    fingerprint = artifacts.look_up(workspace, reference).fingerprint
     with db.reading(workspace.database_url) as session:
         root = catalogue.find_artifact(session, fingerprint)
         assert root is not None

@@ -6,8 +6,9 @@ from typing import Any
 from prefect import flow
 
 from flows.charts import markdown_table
-from flows.stage import show, stage
+from flows.stage import Stage, show, stage
 from registry import artifacts, models
+from registry.artifacts import Artifact
 
 GUARD = "bits_per_byte"  # comparable between models of any vocabulary
 
@@ -33,18 +34,18 @@ def promote(
         workspace = at.workspace
         challenger = artifacts.checkout(workspace, checkpoint)
         mine = guard_scores(at, challenger.fingerprint)
-        version = models.register(
-            workspace,
-            model,
-            challenger,
-            run_id=lambda: at.mlflow_run,
-            scores=at.headline(challenger),
-        )
-        champion = models.champion(workspace, model)
-        if champion is not None and champion.version == version:
+        champion = models.holder(workspace, model)
+        known = versions_of(at, model)
+        version = known.get(challenger.fingerprint)
+        if version is None:
+            version = models.register(
+                workspace, model, challenger, at.mlflow_run, scores=headlines(at, challenger)
+            )
+        if champion == version:
             decision = f"{model} version {version} is the champion already"
             return {"version": version, "champion": version, "decision": decision}
-        theirs = guard_scores(at, champion.fingerprint) if champion else {}
+        holder = next((x for x, number in known.items() if number == champion), None)
+        theirs = guard_scores(at, holder) if holder else {}
         better, why = judge(mine, theirs)
         if champion is None:
             why = "the first version"
@@ -53,24 +54,30 @@ def promote(
                 workspace,
                 model,
                 version,
-                expected=champion.version if champion else None,
+                expected=champion,
                 reason=why,
             )
             decision = f"{model} version {version} is the new champion: {why}"
         else:
-            decision = f"{model} version {version} is registered; version {champion.version} stays champion: {why}"
+            decision = f"{model} version {version} is registered; version {champion} stays: {why}"
         rows = [(task, mine.get(task, ""), theirs.get(task, "")) for task in sorted(mine | theirs)]
         table = markdown_table(["set", f"version {version}", "champion before"], rows)
         show("promotion", f"# {decision}\n\nBits per byte (lower is better)\n\n{table}", decision)
-        now = models.champion(workspace, model)
-        return {
-            "version": version,
-            "champion": now.version if now else None,
-            "decision": decision,
-        }
+        now = models.holder(workspace, model)
+        return {"version": version, "champion": now, "decision": decision}
 
 
-def guard_scores(at: Any, fingerprint: str) -> dict[str, float]:
+def versions_of(at: Stage, model: str) -> dict[str, int]:
+    """Return the registered versions of a model by their checkpoint's fingerprint."""
+    return {row["fingerprint"]: row["version"] for row in models.list_models(at.workspace, model)}
+
+
+def headlines(at: Stage, checkpoint: Artifact) -> dict[str, float]:
+    """Return the scores that are shown beside a model version."""
+    return {f"{x.task}.{x.metric}": x.value for x in at.scores_of(checkpoint.fingerprint)}
+
+
+def guard_scores(at: Stage, fingerprint: str) -> dict[str, float]:
     """Return the guard metric of a checkpoint per set and protocol."""
     return {
         f"{score.task} {score.split} v{score.version} {score.protocol}": score.value

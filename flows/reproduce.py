@@ -18,7 +18,7 @@ from registry import artifacts
 
 @flow(name="reproduce", flow_run_name="{config.name}")
 def reproduce(config: RunConfig = presets.SAMPLE) -> dict[str, Any]:
-    """Do what the GPT-1 and GPT-2 papers did: corpus, pretraining, fine-tuning, zero-shot, registry.
+    """Do what the papers did: corpus, pretraining, fine-tuning, zero-shot scores, registry.
 
     What is there already, from the same inputs, settings and code, is not made again.
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from flows.settings import prefect_settings, services_file
 from modules.files import write_json
-from registry.tracking import server_command
+from registry.server import server_command
 from registry.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -35,6 +35,12 @@ from registry.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
+IN_MLFLOW: dict[Status, tracking.RunStatus] = {
+    Status.COMPLETED: "FINISHED",
+    Status.FAILED: "FAILED",
+    Status.INTERRUPTED: "KILLED",
+}
+
 
 class Interrupted(RuntimeError):
     """A step stopped before its end but keeps what it did; the same command continues it."""
@@ -85,11 +91,9 @@ class Stage:
                     self.workspace,
                     self.name,
                     parent=self.parent.mlflow_run if self.parent else None,
-                    tags={
-                        "textmill.run": self.run_id,
-                        "prefect.flow_run_id": self.flow_run_id or "",
-                    },
-                    params=flat(self.config),
+                    tags={"textmill.run": self.run_id},
+                    params=self.config,
+                    flow_run_id=self.flow_run_id,
                 )
                 mlflow_run = self._mlflow_run
                 write(
@@ -112,7 +116,7 @@ class Stage:
             lambda session: catalogue.finish_run(session, self.run_id, status, detail),
         )
         if self._mlflow_run is not None:
-            tracking.finish(self.workspace, self._mlflow_run, status)
+            tracking.finish(self.workspace, self._mlflow_run, IN_MLFLOW[status])
 
     def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Record numbers on this stage's MLflow run."""
@@ -120,8 +124,10 @@ class Stage:
 
     def log_series(self, series: Sequence[tuple[int, Mapping[str, float]]]) -> None:
         """Record numbers at several steps at once."""
-        if series:
-            tracking.log_metrics(self.workspace, self.mlflow_run, series)
+        now = int(time.time() * 1000)
+        points = [(k, v, step, now) for step, metrics in series for k, v in metrics.items()]
+        if points:
+            tracking.log_points(self.workspace, self.mlflow_run, points)
 
     def add_scores(self, artifact: Artifact, scores: Sequence[Mapping[str, Any]]) -> None:
         """Put an artifact's scores into the catalogue (again: no change)."""
@@ -267,18 +273,6 @@ def stage(name: str, config: Mapping[str, Any]) -> Iterator[Stage]:
     if running.parent:
         running.parent.made += running.made
         running.parent.reused += running.reused
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested settings as dotted names and short texts, the form MLflow's params have."""
-    out: dict[str, str] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            out |= flat(value, f"{name}.")
-        else:
-            out[name] = str(value)[:500]
-    return out
 
 
 def show(key: str, markdown: str, description: str) -> None:

@@ -1,4 +1,4 @@
-"""study: sets of runs that make one table of a paper; here pretrained against scratch (GPT-1, 5)."""
+"""study: runs that make one table of a paper: pretrained against scratch (GPT-1, Table 5)."""
 
 from statistics import mean, stdev
 from typing import Any
