@@ -1,0 +1,194 @@
+"""The model registry: versions of checkpoints, and who is champion.
+
+The catalogue decides; MLflow's registry is told in the same transaction through the outbox, and
+at once if it answers.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from registry import artifacts, catalogue, db, outbox, projection
+from registry.artifacts import Artifact
+from registry.files import check_name
+from registry.provenance import git_commit
+from registry.tables import Alias, AliasMove, Kind, ModelVersion, now
+from registry.versions import data_version
+from registry.workspace import Workspace
+
+CHAMPION = "champion"
+
+
+class Conflict(ValueError):
+    """Somebody else moved the alias in the meantime; nothing was changed."""
+
+
+def register(
+    ws: Workspace,
+    name: str,
+    artifact: Artifact,
+    run_id: str,
+    *,
+    tags: Mapping[str, str] | None = None,
+    scores: Mapping[str, float] | None = None,
+) -> int:
+    """Make a checkpoint a version of a model and return its number; the same one gets the same.
+
+    Args:
+        ws: the workspace.
+        name: the model's name, "textmill-<preset>".
+        artifact: a published checkpoint or tuned checkpoint.
+        run_id: the MLflow run that made it.
+        tags: more tags for MLflow's page.
+        scores: headline numbers; they become tags "score.<name>".
+
+    Raises:
+        ValueError: not a checkpoint, or a bad name.
+    """
+    check_name(name)
+    if artifact.kind not in (Kind.CHECKPOINT, Kind.TUNED):
+        raise ValueError(f"{artifact.reference} is no checkpoint: only those become models")
+    described = {
+        "artifact": artifact.reference,
+        "data_version": data_version(ws),
+        "git_commit": git_commit(ws.root),
+        **{f"score.{key}": f"{value:.6g}" for key, value in (scores or {}).items()},
+        **(tags or {}),
+    }
+
+    def add(session: Session) -> int:
+        row = catalogue.find_artifact(session, artifact.fingerprint)
+        if row is None:
+            raise ValueError(f"{artifact.reference} is not in the catalogue: publish it first")
+        query = select(ModelVersion).filter_by(name=name, artifact_id=row.id)
+        if known := session.scalars(query).one_or_none():
+            return known.version
+        newest = select(func.max(ModelVersion.version)).where(ModelVersion.name == name)
+        version = (session.execute(newest).scalar() or 0) + 1
+        session.add(ModelVersion(name=name, version=version, artifact_id=row.id, tags=described))
+        payload = {
+            "name": name,
+            "version": version,
+            "fingerprint": artifact.fingerprint,
+            "run": run_id,
+            "tags": described,
+        }
+        outbox.enqueue(session, projection.SYSTEM, "register", name, payload)
+        return version
+
+    version = db.write(ws.database_url, add)
+    projection.replay_outbox(ws, topic=name)
+    return version
+
+
+def promote(
+    ws: Workspace,
+    name: str,
+    version: int,
+    *,
+    expected: int | None,
+    reason: str,
+    alias: str = CHAMPION,
+) -> None:
+    """Move an alias to a version, if it still stands where the caller saw it.
+
+    Args:
+        ws: the workspace.
+        name: the model's name.
+        version: the new holder.
+        expected: the holder that the decision was made against; None: there was none.
+        reason: why, for the history.
+        alias: which one.
+
+    Raises:
+        Conflict: the alias stands elsewhere by now.
+        ValueError: there is no such version.
+    """
+
+    def move(session: Session) -> None:
+        if catalogue.find_model(session, name, version) is None:
+            there = [row.version for row in catalogue.list_models(session, name)]
+            raise ValueError(f"model {name} has no version {version}; it has {there}")
+        row = session.get(Alias, (name, alias), with_for_update=True)
+        holder = None if row is None else row.version
+        if holder != expected:
+            raise Conflict(
+                f"{name}@{alias} is version {holder}, not {expected}: compare again with that one"
+            )
+        _move(session, row, name, alias, version, reason)
+
+    db.write(ws.database_url, move)
+    projection.replay_outbox(ws, topic=name)
+
+
+def _move(
+    session: Session, row: Alias | None, name: str, alias: str, version: int, reason: str
+) -> None:
+    """Write the alias, its history and what MLflow must be told."""
+    previous = None if row is None else row.version
+    if row is None:
+        session.add(Alias(name=name, alias=alias, version=version))
+    else:
+        row.version, row.updated = version, now()
+    moved = AliasMove(name=name, alias=alias, version=version, previous=previous, reason=reason)
+    session.add(moved)
+    outbox.enqueue(session, projection.SYSTEM, "alias", name, {"name": name, "alias": alias})
+
+
+def rollback(ws: Workspace, name: str, *, reason: str, alias: str = CHAMPION) -> int:
+    """Give an alias back to the holder before this one, and return that version.
+
+    Raises:
+        ValueError: there was none before.
+        Conflict: the alias was moved in the meantime.
+    """
+    moves = history(ws, name, alias=alias)
+    current = moves[-1].version if moves else None
+    before = next((move.previous for move in reversed(moves) if move.version == current), None)
+    if before is None:
+        raise ValueError(f"{name}@{alias} has no earlier version to go back to")
+    promote(ws, name, before, expected=current, reason=f"rollback: {reason}", alias=alias)
+    return before
+
+
+def holder(ws: Workspace, name: str, alias: str = CHAMPION) -> int | None:
+    """Return the version under an alias, None if there is none."""
+    with db.reading(ws.database_url) as session:
+        row = catalogue.find_alias(session, name, alias)
+        return None if row is None else row.version
+
+
+def history(ws: Workspace, name: str, *, alias: str = CHAMPION) -> list[AliasMove]:
+    """Return every move of an alias, oldest first."""
+    query = select(AliasMove).filter_by(name=name, alias=alias).order_by(AliasMove.id)
+    with db.reading(ws.database_url) as session:
+        return list(session.scalars(query))
+
+
+def list_models(ws: Workspace, name: str | None = None) -> list[dict[str, Any]]:
+    """Return model versions, newest first, with their aliases and tags."""
+    with db.reading(ws.database_url) as session:
+        aliases: dict[tuple[str, int], list[str]] = {}
+        for row in catalogue.list_aliases(session, name):
+            aliases.setdefault((row.name, row.version), []).append(row.alias)
+        return [
+            {
+                "name": model.name,
+                "version": model.version,
+                "aliases": aliases.get((model.name, model.version), []),
+                "artifact": f"{model.artifact.kind}/{model.artifact.name}"
+                f"@{model.artifact.fingerprint[: artifacts.DIGITS]}",
+                "fingerprint": model.artifact.fingerprint,
+                "mlflow_version": model.mlflow_version,
+                "created": model.created,
+                "tags": model.tags,
+            }
+            for model in catalogue.list_models(session, name)
+        ]
+
+
+def resolve(ws: Workspace, reference: str) -> Artifact:
+    """Return what a reference like "textmill-sample@champion" means, touching no bytes."""
+    return artifacts.look_up(ws, reference)
