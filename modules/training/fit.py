@@ -5,8 +5,9 @@ writes a status by rename, and turns SIGTERM into "finish the step, save, exit 7
 its parent, and exits 0 only when the result is on disk. `launch` starts it, follows its events and
 stops it when the caller is interrupted (RELIABILITY.md decision 2; ECOSYSTEM.md C.1).
 
-job = {"kind": "pretrain" | "finetune", "config": {...}, "inputs": {name: path}, "out": path,
-"events": path of the event file}. Beside the events lie EVENTS.job.json, .status.json and .log.
+job = {"kind": "pretrain", "inputs": {"tokens": path, "tokenizer": path}, "config": {...},
+"out": path, "events": path of the event file}, or {"kind": "finetune", "task": name, "inputs":
+{"checkpoint": path, "data": path}, ...}. Beside the events lie its .job.json, .status.json, .log.
 """
 
 import ctypes
@@ -114,19 +115,21 @@ def train(job: dict[str, Any], emit: Callable[[dict[str, Any]], None], flag: Sto
     Raises:
         ValueError: the kind or the config is wrong.
     """
-    inputs = {name: Path(value) for name, value in job["inputs"].items() if value is not None}
+    inputs = {name: Path(value) for name, value in job["inputs"].items()}
     out = Path(job["out"])
     out.mkdir(parents=True, exist_ok=True)
     if job["kind"] == "pretrain":
         from modules.training.pretrain import PretrainConfig, pretrain
 
         config = PretrainConfig.model_validate(job["config"])
-        counts = pretrain(out=out, config=config, emit=emit, stopping=flag, **inputs)
+        tokens, tokenizer = inputs["tokens"], inputs["tokenizer"]
+        counts = pretrain(tokens, tokenizer, out, config, emit=emit, stopping=flag)
     elif job["kind"] == "finetune":
         from modules.training.finetune import FinetuneConfig, finetune
 
         settings = FinetuneConfig.model_validate(job["config"])
-        counts = finetune(out=out, config=settings, emit=emit, stopping=flag, **inputs)
+        checkpoint, data, task = inputs["checkpoint"], inputs["data"], job["task"]
+        counts = finetune(checkpoint, data, out, settings, task=task, emit=emit, stopping=flag)
     else:
         raise ValueError(f"job kind {job['kind']!r}: expected pretrain or finetune")
     return counts is not None
@@ -220,8 +223,8 @@ def stop(child: subprocess.Popen[bytes]) -> None:
 def result_of(events: Path, code: int) -> Result:
     """Judge a finished process by its exit code and its status file."""
     path = beside(events, "status")
-    status = json.loads(path.read_text()) if path.exists() else {"step": 0, "error": ""}
-    step = int(status["step"])
+    status: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    step = int(status.get("step", 0))
     if code == 0 and status.get("state") == "completed":
         return Result("completed", step)
     if code == INTERRUPTED:
@@ -231,7 +234,7 @@ def result_of(events: Path, code: int) -> Result:
         name = signal.Signals(-code).name
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
         return Result("interrupted", last, f"the training process was ended by {name}{hint}")
-    error = status["error"] or f"exit code {code}; see {beside(events, 'log')}"
+    error = status.get("error") or f"exit code {code}; see {beside(events, 'log')}"
     return Result("failed", last, error)
 
 
@@ -269,7 +272,7 @@ def _parse(data: bytes) -> Iterator[dict[str, Any]]:
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a training process: no credentials, an allocator that keeps pages."""
+    """Return the child's environment: no credentials, an allocator that keeps its pages."""
     kept = {
         name: value
         for name, value in environment.items()

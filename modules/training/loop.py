@@ -5,12 +5,14 @@ position and the dropout masks all follow from one integer, so a checkpoint on a
 resumes bit for bit (DESIGN.md, decisions 3 to 5; RELIABILITY.md, R1 and R16).
 """
 
+import hashlib
 import logging
 import math
 import os
 import signal
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -103,9 +105,10 @@ class Training(L.LightningModule):
         self.best_weights: dict[str, Tensor] = {}
         self.exact = True  # False after resuming under other versions or threads
         self.lr = 0.0
+        self.loss: float | None = None  # of the last step that was applied
 
     def micro_loss(self, batch: Any) -> Tensor:
-        """Return the mean loss of one micro-batch."""
+        """Return one micro-batch's share of the step's loss; the shares add up to the mean."""
         raise NotImplementedError
 
     def validate(self) -> dict[str, float]:
@@ -121,10 +124,10 @@ class Training(L.LightningModule):
         """Do one optimizer step, or skip it when loss or gradient is not finite."""
         total = torch.zeros((), device=self.device)
         for i, batch in enumerate(micro_batches):
-            number = self.done * len(micro_batches) + i
-            torch.manual_seed(mix(self.seed, number, self.global_rank))  # the dropout masks
+            seed = mix(self.seed, self.done, i, self.global_rank)
+            torch.manual_seed(seed >> 1)  # the dropout masks
             with self._no_sync(i + 1 < len(micro_batches)):
-                loss = self.micro_loss(batch) / len(micro_batches)
+                loss = self.micro_loss(batch)
                 self.manual_backward(loss)
             total += loss.detach()
         mean = float(self.trainer.strategy.reduce(total, reduce_op="mean"))
@@ -136,6 +139,7 @@ class Training(L.LightningModule):
             for optimizer in self.raw_optimizers:
                 optimizer.step()
             self.recent.append(mean)
+            self.loss = mean
         else:
             self._skip(mean, norm)
         for optimizer in self.raw_optimizers:
@@ -210,6 +214,11 @@ class Training(L.LightningModule):
             self._saved_optimizer = None
 
 
+def rank_of(trainer: L.Trainer | None) -> tuple[int, int]:
+    """Return this process's rank and the number of ranks."""
+    return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+
+
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """Return the model's parameters by name, each once."""
     return {name: p.detach() for name, p in model.named_parameters()}
@@ -249,16 +258,17 @@ class Safety:
 class Between(L.Callback):
     """After each step: the loss curve, validation, checkpoints, events, and stopping on request."""
 
-    def __init__(self, config: TrainingConfig, safety: Safety, *, val_every: int, tokens: int):
+    def __init__(
+        self, config: TrainingConfig, safety: Safety, *, val_every: int, tokens: int
+    ) -> None:
         self.config, self.safety, self.val_every, self.tokens = config, safety, val_every, tokens
         self.interrupted = False
-        self._told = 0.0
-        self._clock = (0.0, 0)  # time and step of the start
+        self._clock: deque[tuple[float, int]] = deque(maxlen=30)  # (time, step) of late events
         self._handlers: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, module: Training) -> None:  # type: ignore[override]
         """Start the clock, and take SIGTERM back from Lightning (it would exit with 0)."""
-        self._clock = (time.monotonic(), module.done)
+        self._clock.append((time.monotonic(), module.done))
         handler = getattr(self.safety.stopping, "handler", None)
         if handler is not None:
             signal.signal(signal.SIGTERM, handler)
@@ -284,9 +294,7 @@ class Between(L.Callback):
         """Write a checkpoint from the first process; the others wait."""
         if trainer.is_global_zero:
             saved = module.saved(self.safety.fingerprint)
-            states.save(
-                self.safety.folder, module.done, saved, keep=self.config.keep_checkpoints
-            )
+            states.save(self.safety.folder, module.done, saved, keep=self.config.keep_checkpoints)
         trainer.strategy.barrier()
 
     def _add_row(self, module: Training, validation: dict[str, float]) -> None:
@@ -299,11 +307,13 @@ class Between(L.Callback):
 
     def _tell(self, module: Training, validation: dict[str, float], last: bool) -> None:
         now = time.monotonic()
-        started, first = self._clock
-        if not (validation or last or module.done == first + 1 or now - self._told >= 1.0):
+        first = len(self._clock) == 1
+        if not (validation or last or first or now - self._clock[-1][0] >= 1.0):
             return
-        self._told = now
-        seconds, steps = now - started, module.done - first
+        seconds, steps = now - self._clock[0][0], module.done - self._clock[0][1]
+        if first:
+            self._clock.clear()  # the first step warms up and says nothing about the rate
+        self._clock.append((now, module.done))
         event = {
             "step": module.done,
             "of": module.total,
@@ -314,8 +324,9 @@ class Between(L.Callback):
             "skipped": len(module.skipped),
             **validation,
         }
-        loss = module.recent[-1] if module.recent else module.curve[-1].get("loss") if module.curve else None
-        self.safety.emit(event if loss is None else {**event, "loss": loss})
+        if module.loss is not None:
+            event["loss"] = module.loss
+        self.safety.emit(event)
 
     def _agreed_to_stop(self, trainer: L.Trainer) -> bool:
         if trainer.world_size == 1:
@@ -380,6 +391,13 @@ def resume(module: Training, safety: Safety) -> None:
         )
     module.restore(saved)
     log.info("resuming after step %d of %d", module.done, module.total)
+
+
+def fingerprint(config: TrainingConfig, *inputs: str) -> str:
+    """Return a hash of the config and the inputs' hashes, without what cannot change the result."""
+    free = {"checkpoint_every", "keep_checkpoints", "workers", "threads"}
+    parts = [config.model_dump_json(exclude=free), *inputs]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def prepare(config: TrainingConfig, folder: Path) -> None:

@@ -4,7 +4,6 @@ PretrainConfig, its LightningModule and its LightningDataModule, and `pretrain`,
 this process. Start it through modules.training.fit to have it in a process of its own.
 """
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Callable
@@ -63,10 +62,10 @@ class PretrainConfig(TrainingConfig):
             raise ValueError("give max_steps or epochs (one of them)")
         if self.context and self.context > self.model.n_positions:
             raise ValueError(
-                f"context {self.context} is more than the model's {self.model.n_positions} positions"
+                f"context {self.context} is more than the model has: {self.model.n_positions}"
             )
         if self.batch_size % self.devices:
-            raise ValueError(f"batch_size {self.batch_size} does not divide by {self.devices} devices")
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of devices")
         return self
 
     @property
@@ -92,7 +91,9 @@ class PretrainModule(Training):
 
     model: Decoder
 
-    def __init__(self, model: Decoder, config: PretrainConfig, val: Tensor | None, *, total: int):
+    def __init__(
+        self, model: Decoder, config: PretrainConfig, val: Tensor | None, *, total: int
+    ) -> None:
         """Take the model and the held-out windows (N, T + 1), if there are any."""
         super().__init__(model, config.optim, total=total, seed=config.seed)
         self.config, self.val = config, val
@@ -100,8 +101,8 @@ class PretrainModule(Training):
             model.compile()
 
     def micro_loss(self, batch: Tensor) -> Tensor:
-        """Return nats per token of windows (B, T + 1)."""
-        return self.model.lm_loss(batch[:, :-1], batch[:, 1:])
+        """Return this micro-batch's share of the nats per token; windows (B, T + 1)."""
+        return self.model.lm_loss(batch[:, :-1], batch[:, 1:]) / self.config.accumulate
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -112,7 +113,8 @@ class PretrainModule(Training):
         total = 0.0
         with loop.autocast(self.config):
             for windows in self.val.split(self.config.batch_size):
-                loss = self.micro_loss(windows.to(self.device))
+                w = windows.to(self.device)
+                loss = self.model.lm_loss(w[:, :-1], w[:, 1:])
                 total += float(loss) * len(windows)
         self.model.train()
         return {"val_loss": total / len(self.val)}
@@ -129,7 +131,7 @@ class PretrainData(L.LightningDataModule):
     def micro_batch(self, number: int) -> Tensor:
         """Return this rank's rows (B / ranks, T + 1) of a micro-batch, int64."""
         size = self.config.batch_size
-        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, ranks = loop.rank_of(self.trainer)
         rows = np.arange(rank * size // ranks, (rank + 1) * size // ranks) + number * size
         return windows_at(self.tokens, self.windows.starts(rows), self.config.window)
 
@@ -183,7 +185,7 @@ def pretrain(
     """
     safety = Safety(
         folder=out / "state",
-        fingerprint=fingerprint(config, tokens / "index.json"),
+        fingerprint=loop.fingerprint(config, sha256(tokens / "index.json")),
         emit=emit or (lambda event: progress(event["step"], event["of"], _note(event))),
         stopping=stopping,
     )
@@ -197,8 +199,10 @@ def pretrain(
     module = PretrainModule(checkpoint.build(config.model), config, val, total=total)
     loop.resume(module, safety)
     data = PretrainData(train, config, start=module.done, stop=total)
-    between = dict(val_every=config.val_every, tokens=config.tokens_per_step)
-    if not loop.run(module, data, config, safety, **between):
+    tokens_per_step = config.tokens_per_step
+    if not loop.run(
+        module, data, config, safety, val_every=config.val_every, tokens=tokens_per_step
+    ):
         return None
     if module.global_rank == 0:
         write_checkpoint(module, tokenizer, out, training_facts(module, config))
@@ -211,7 +215,7 @@ def pretrain(
 
 
 def write_checkpoint(
-    module: Training, tokenizer: Path, out: Path, facts: dict[str, Any]
+    module: PretrainModule, tokenizer: Path, out: Path, facts: dict[str, Any]
 ) -> None:
     """Write a checkpoint/ directory: config, weights, tokenizer, facts and the loss curve."""
     bpe.load(tokenizer).save(out / "tokenizer")
@@ -220,7 +224,7 @@ def write_checkpoint(
     checkpoint.save(module.model, out)
 
 
-def training_facts(module: Training, config: PretrainConfig) -> dict[str, Any]:
+def training_facts(module: PretrainModule, config: PretrainConfig) -> dict[str, Any]:
     """Return what training.json says about a run; nothing in it depends on the clock."""
     losses = [row for row in module.curve if "val_loss" in row]
     return {
@@ -253,13 +257,6 @@ def check_vocabulary(tokens: Path, tokenizer: Path, config: PretrainConfig) -> N
             f"{tokens} has token ids up to {index['vocab_size']}, model.vocab_size is "
             f"{config.model.vocab_size}: set it to {index['vocab_size']} or more"
         )
-
-
-def fingerprint(config: TrainingConfig, *inputs: Path) -> str:
-    """Return a hash of the config and the inputs' content, without what cannot change the result."""
-    free = {"checkpoint_every", "keep_checkpoints", "workers", "threads"}
-    parts = [config.model_dump_json(exclude=free), *(sha256(path) for path in inputs)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _note(event: dict[str, Any]) -> str:

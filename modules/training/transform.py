@@ -1,0 +1,153 @@
+"""Input transformations: a task's examples -> token sequences (GPT-1 paper, section 3.3).
+
+Three tokens stand after the vocabulary: start, delimiter, extract (gpt1.md 4.4). One text is
+S text E, a pair S premise D hypothesis E, multiple choice one sequence per answer.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modules.model.heads import ABSENT
+from modules.task import Example, Format
+from modules.tokenizer import Tokenizer
+
+N_SPECIAL = 3
+SPECIAL_NAMES = ("start", "delimiter", "extract")  # the release's order
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as token ids: K sequences, and where to look for the answer."""
+
+    id: str
+    sequences: tuple[tuple[int, ...], ...]
+    label: int
+    cut: bool  # some text did not fit
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(len(sequence) for sequence in self.sequences)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples padded to one shape; `share` and `lm_share` are their parts of the step's means."""
+
+    tokens: Tensor  # (B, K, T) int64
+    extract: Tensor  # (B, K) int64, -1: no such sequence
+    labels: Tensor  # (B,) int64
+    share: float = 1.0
+    lm_share: float = 1.0
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device."""
+        return replace(
+            self,
+            tokens=self.tokens.to(device),
+            extract=self.extract.to(device),
+            labels=self.labels.to(device),
+        )
+
+
+def encode(
+    examples: Sequence[Example], tokenizer: Tokenizer, form: Format, *, first: int, longest: int
+) -> list[Encoded]:
+    """Turn examples into sequences of at most `longest` tokens.
+
+    Pairs: each segment keeps its first longest // 2 - 2 tokens, as in the release (gpt1.md 4.5).
+    One text keeps its first longest - 2. Multiple choice keeps the answer whole, and of document
+    and question (one segment, the question last) as many of the last tokens as fit; the release
+    has no three-part inputs, the choice is ours.
+
+    Args:
+        first: id of the start token; delimiter and extract follow.
+
+    Raises:
+        ValueError: an answer alone is longer than a sequence may be.
+    """
+    flat = [text for e in examples for segments in e.texts for text in segments]
+    distinct = sorted(set(flat))  # both orders of a pair, the same document for each answer
+    ids = dict(zip(distinct, tokenizer.encode_batch(distinct), strict=True))
+    out = []
+    for example in examples:
+        pieces = [[ids[text] for text in segments] for segments in example.texts]
+        kept = [fit(p, form, longest, example.id) for p in pieces]
+        sequences = tuple(join(segments, first) for segments in kept)
+        out.append(Encoded(example.id, sequences, example.label, cut=kept != pieces))
+    return out
+
+
+def fit(segments: list[list[int]], form: Format, longest: int, name: str) -> list[list[int]]:
+    """Cut segments so that they fit in `longest` tokens with their special tokens."""
+    if form == "multiple_choice":
+        context, answer = segments
+        room = longest - N_SPECIAL - len(answer)
+        if room < 0:
+            raise ValueError(f"example {name}: an answer of {len(answer)} tokens; {longest} fit")
+        return [context[max(0, len(context) - room) :], answer]
+    each = longest // 2 - 2 if len(segments) > 1 else longest - 2
+    return [segment[:each] for segment in segments]
+
+
+def join(segments: list[list[int]], first: int) -> tuple[int, ...]:
+    """Return start, the segments with delimiters between them, extract."""
+    start, delimiter, extract = first, first + 1, first + 2
+    ids = [start]
+    for number, segment in enumerate(segments):
+        ids += [delimiter, *segment] if number else segment
+    return (*ids, extract)
+
+
+def collate(examples: Sequence[Encoded], *, share: float = 1.0, lm_share: float = 1.0) -> Batch:
+    """Pad examples on the right with id 0 (the release's) into one batch."""
+    k = max(len(e.sequences) for e in examples)
+    tokens = np.zeros((len(examples), k, max(e.length for e in examples)), dtype=np.int64)
+    extract = np.full((len(examples), k), ABSENT, dtype=np.int64)
+    for i, example in enumerate(examples):
+        for j, ids in enumerate(example.sequences):
+            tokens[i, j, : len(ids)] = ids
+            extract[i, j] = len(ids) - 1
+    labels = torch.tensor([e.label for e in examples], dtype=torch.int64)
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(extract), labels, share, lm_share)
+
+
+def runs(examples: Sequence[Encoded], limit: int) -> Iterator[list[Encoded]]:
+    """Cut examples, in their order, into runs of at most `limit` padded tokens each."""
+    run: list[Encoded] = []
+    for example in examples:
+        candidate = [*run, example]
+        if run and padded(candidate) > limit:
+            yield run
+            candidate = [example]
+        run = candidate
+    if run:
+        yield run
+
+
+def padded(examples: Sequence[Encoded]) -> int:
+    """Return how many tokens these examples take up when padded together."""
+    longest = max(e.length for e in examples)
+    return len(examples) * max(len(e.sequences) for e in examples) * longest
+
+
+def micro_batches(examples: Sequence[Encoded], limit: int) -> list[Batch]:
+    """Split one step's examples, by length, into batches that hold little padding.
+
+    The batch stays the random one that was drawn; only its parts are computed apart, weighted so
+    that they add up to the mean over examples (task) and over sequences (LM).
+    """
+    ordered = sorted(examples, key=lambda e: e.length)
+    n_sequences = sum(len(e.sequences) for e in ordered)
+    return [
+        collate(
+            run,
+            share=len(run) / len(ordered),
+            lm_share=sum(len(e.sequences) for e in run) / n_sequences,
+        )
+        for run in runs(ordered, limit)
+    ]
