@@ -49,7 +49,7 @@ class Decoder(nn.Module):
                 where nothing is scored.
         """
         hidden = self(tokens)  # (B, T, C)
-        kept = (targets != IGNORED).to(_wide(hidden.dtype))
+        kept = (targets != IGNORED).to(wide(hidden.dtype))
         return self.weighted_loss(hidden, targets, kept / kept.sum().clamp(min=1))
 
     def weighted_loss(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class Decoder(nn.Module):
 def token_losses(hidden: Tensor, matrix: Tensor, targets: Tensor) -> Tensor:
     """Return -log P(target) (N,) for features (N, C) and an output matrix (V, C), in chunks."""
     dtype = compute_dtype(hidden)
-    out = hidden.new_empty(len(hidden), dtype=_wide(hidden.dtype))
+    out = hidden.new_empty(len(hidden), dtype=wide(hidden.dtype))
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         low = matrix.to(dtype)
         for part in _chunks(len(hidden), len(matrix)):
@@ -111,19 +111,19 @@ class _WeightedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, matrix: Tensor, targets: Tensor, weights: Tensor, dtype: Any
     ) -> Tensor:
-        wide = _wide(hidden.dtype)
-        weights = weights.to(wide)
+        sums = wide(hidden.dtype)
+        weights = weights.to(sums)
         # Gradients are made for weights of at most 1: nothing underflows in half precision.
         largest = weights.max() if len(weights) else weights.sum()
         relative = (weights / largest).unsqueeze(1)  # (N, 1)
-        loss = torch.zeros((), dtype=wide, device=hidden.device)
+        loss = torch.zeros((), dtype=sums, device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
         grad_matrix = torch.zeros_like(matrix)
         with torch.autocast(hidden.device.type, enabled=False):
             low = matrix.to(dtype)
             for part in _chunks(len(hidden), len(matrix)):
                 x, t = hidden[part].to(dtype), targets[part].unsqueeze(1)  # (n, C), (n, 1)
-                logits = F.linear(x, low).to(wide)  # (n, V)
+                logits = F.linear(x, low).to(sums)  # (n, V)
                 losses, grad = _softmax_loss(logits, t)
                 loss += losses @ weights[part]
                 grad = grad.mul_(relative[part]).to(dtype)  # (n, V)
@@ -178,7 +178,7 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def wide(dtype: torch.dtype) -> torch.dtype:
     """Return the type sums are held in: at least float32."""
     return torch.promote_types(dtype, torch.float32)
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from modules.config import Config
-from modules.model.base import Decoder
+from modules.model.base import Decoder, wide
 
 ABSENT = -1  # extract position of a sequence that an example does not have (fewer answers)
 
@@ -84,8 +84,10 @@ class TaskModel(nn.Module):
             lm_weight: lambda, 0.5 in section 4.1; at 0 the LM loss is left out.
         """
         hidden = self.read(tokens)  # (B, K, T, C)
-        logits = self.classify(hidden, extract).float()
-        task = F.cross_entropy(logits, labels)
+        logits = self.classify(hidden, extract)
+        logits = logits.to(wide(logits.dtype))
+        targets = labels.to(logits.dtype) if labels.is_floating_point() else labels
+        task = F.cross_entropy(logits, targets)
         if not lm_weight:
             return task, task, torch.zeros_like(task), logits
         lm = self.lm_loss(hidden, tokens, extract)
@@ -99,7 +101,7 @@ class TaskModel(nn.Module):
         """
         ends = extract.flatten()  # (B*K,); also the number of targets
         steps = torch.arange(tokens.shape[-1] - 1, device=tokens.device)  # (T-1,)
-        real = steps < ends[:, None]  # (B*K, T-1)
+        real = (steps < ends[:, None]).to(wide(hidden.dtype))  # (B*K, T-1)
         n_sequences = (ends > 0).sum().clamp(min=1)
         weights = real / (ends.clamp(min=1)[:, None] * n_sequences)
         return self.decoder.weighted_loss(

@@ -4,51 +4,12 @@ The same interface as the GPT: `forward` with or without a cache, tied logits, t
 B rows, T positions, E embedding features, U units, C features that come out.
 """
 
-from typing import Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from modules.config import Config
 from modules.model.base import Decoder, grown
-
-
-class LSTMConfig(Config):
-    """The sizes of the LSTM baseline."""
-
-    architecture: Literal["lstm"] = "lstm"
-    """Tells a checkpoint of this model from a GPT's."""
-    vocab_size: int = Field(40478, ge=2)
-    """Token ids, end-of-text included (GPT-1: 40,478)."""
-    n_positions: int = Field(512, ge=1)
-    """Longest context in tokens it is trained and asked with (GPT-1: 512)."""
-    n_embd: int = Field(768, ge=1)
-    """Features of a token; the paper does not give the LSTM's, so the Transformer's."""
-    n_units: int = Field(2048, ge=1)
-    """Units of the recurrent layer (GPT-1 paper, section 5)."""
-    tied: bool = True
-    """Project the units to n_embd and reuse the token embedding as output; else a matrix of its
-    own."""
-    embd_dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the token embedding."""
-    resid_dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the recurrent layer's output."""
-    init_std: float = Field(0.02, gt=0)
-    """Standard deviation of new weights (GPT-1 paper, section 4.1)."""
-
-    @property
-    def n_params(self) -> int:
-        """Parameters, embeddings included."""
-        out = 0 if self.tied else self.vocab_size * self.n_units
-        return self.vocab_size * self.n_embd + out + self.n_params_body
-
-    @property
-    def n_params_body(self) -> int:
-        """Parameters that are neither embedding nor output matrix."""
-        gates = 4 * self.n_units * (self.n_embd + self.n_units + 2)
-        return gates + (self.n_embd * (self.n_units + 1) if self.tied else 0)
+from modules.model.config import LSTMConfig
 
 
 class State:
@@ -112,18 +73,26 @@ class LSTM(Decoder):
             limit = self.config.n_positions
             raise ValueError(f"{tokens.shape[1]} tokens a row; the model has {limit} positions")
         x = self.drop(self.wte(tokens))  # (B, T, E)
+        if x.device.type == "cpu":  # oneDNN has no bfloat16 LSTM on processors without bfloat16
+            with torch.autocast("cpu", enabled=False):
+                y = self._recur(x, cache, lengths)
+        else:
+            y = self._recur(x, cache, lengths)
+        return self.c_proj(self.resid(y))  # (B, T, C)
+
+    def _recur(self, x: Tensor, cache: State | None, lengths: list[int] | None) -> Tensor:
+        """Return the units (B, T, U) of x (B, T, E), going on from the cache where there is one."""
+        n = x.shape[1]
         if cache is None:
-            return self.c_proj(self.resid(self.lstm(x)[0]))
-        n = tokens.shape[1]
-        lengths = lengths if lengths is not None else [n] * len(tokens)
+            return self.lstm(x)[0]
+        lengths = lengths if lengths is not None else [n] * len(x)
         packed = pack_padded_sequence(
             x, torch.tensor(lengths), batch_first=True, enforce_sorted=False
         )
         old = (cache.hidden.to(x.dtype), cache.cell.to(x.dtype))
         out, (cache.hidden, cache.cell) = self.lstm(packed, old)
         cache.lengths = [a + b for a, b in zip(cache.lengths, lengths, strict=True)]
-        y, _ = pad_packed_sequence(out, batch_first=True, total_length=n)  # (B, T, U)
-        return self.c_proj(self.resid(y))
+        return pad_packed_sequence(out, batch_first=True, total_length=n)[0]
 
     @torch.no_grad()
     def resize(self, n_new: int, generator: torch.Generator | None = None) -> None:
