@@ -23,7 +23,8 @@ from registry.tables import Kind
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1b2a41;max-width:62rem;margin:2rem auto;
 padding:0 1rem}table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .7rem;
-border-bottom:1px solid #dde3ec;text-align:left}th{border-bottom:2px solid #1b2a41}img{max-width:100%}blockquote{color:#44546a;
+border-bottom:1px solid #dde3ec;text-align:left}th{border-bottom:2px solid #1b2a41}
+img{max-width:100%}blockquote{color:#44546a;
 border-left:3px solid #b8c4d6;margin-left:0;padding-left:1rem}
 """
 

@@ -1,5 +1,7 @@
 """What a whole run is made of: inputs, and the config of every step, nested."""
 
+from pydantic import Field
+
 from modules.config import Config
 from modules.corpus.extract import ExtractConfig
 from modules.corpus.links import LinksConfig
@@ -56,7 +58,7 @@ class ZeroShotRun(Config):
     """Tasks of the zero-shot formats, by name."""
     settings: ZeroShotConfig = ZeroShotConfig()
     """Settings of every task."""
-    limits: dict[str, int] = {}
+    limits: dict[str, int] = Field(default_factory=dict)
     """Score only so many items of these tasks (said in their scores' protocol)."""
 
     def settings_of(self, task: str) -> ZeroShotConfig:
@@ -85,6 +87,7 @@ __all__ = [
     "FinetuneRun",
     "PretrainConfig",
     "RunConfig",
+    "TokenizerConfig",
     "ZeroShotConfig",
     "ZeroShotRun",
 ]

@@ -8,12 +8,11 @@ import logging
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -26,46 +25,12 @@ from modules.model.gpt import GPT
 from modules.model.heads import HeadConfig, TaskModel
 from modules.task import FINETUNE_FORMATS, Task, load_rows
 from modules.training import loop, tuned
-from modules.training.loop import Emit, Safety, Training, TrainingConfig
-from modules.training.optim import GPT1_FINETUNE_OPTIM, OptimConfig
+from modules.training.config import FinetuneConfig
+from modules.training.loop import Emit, Safety, Training
 from modules.training.order import Steps, loader, mix, permute
 from modules.training.transform import N_SPECIAL, Batch, Encoded, encode, micro_batches
 
 log = logging.getLogger(__name__)
-
-
-class FinetuneConfig(TrainingConfig):
-    """One fine-tuning run; the defaults are GPT-1's (paper, section 4.1)."""
-
-    optim: OptimConfig = GPT1_FINETUNE_OPTIM
-    """Optimizer and schedule: lr 6.25e-5, linear decay, warm-up over 0.2 % of the updates."""
-    epochs: int = Field(3, ge=1)  # GPT-1 paper, section 4.1
-    """Passes over the training rows."""
-    batch_size: int = Field(32, ge=1)  # GPT-1 paper, section 4.1
-    """Examples per update; the last partial batch of an epoch is dropped, as in the release."""
-    lm_weight: float = Field(0.5, ge=0)  # GPT-1 paper, section 4.1
-    """lambda, the weight of the auxiliary language-model loss; 0 leaves it out."""
-    clf_dropout: float = Field(0.1, ge=0, lt=1)  # GPT-1 paper, section 4.1
-    """Dropout on the state that the head reads."""
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout inside the decoder while fine-tuning; None: what the checkpoint has (GPT-1: 0.1)."""
-    pair: Literal["sum", "concat"] = "sum"  # GPT-1 paper, section 3.3
-    """Similarity: add the states of the two orders, or put them side by side."""
-    initialise: Literal["pretrained", "scratch"] = "pretrained"
-    """scratch draws new weights: the "w/o pre-training" row of GPT-1's Table 5."""
-    transfer_layers: int | None = Field(None, ge=0)
-    """Blocks taken from the checkpoint, with the embeddings; the rest is drawn anew (GPT-1,
-    Figure 2 left). None: all of them."""
-    max_length: int | None = Field(None, ge=8)
-    """Longest sequence in tokens, special ones included; None: the model's positions."""
-    max_train_examples: int | None = Field(None, ge=1)
-    """Train on so many rows, drawn by the seed; None: all."""
-    max_val_examples: int | None = Field(None, ge=1)
-    """Validate on so many rows, drawn by the seed; None: all."""
-    tokens_per_micro_batch: int = Field(4096, ge=1)
-    """Padded tokens computed at once; bounds memory, does not change the loss."""
-    checkpoint_every: int = Field(100, ge=1)
-    """Optimizer steps between training-state checkpoints."""
 
 
 class FinetuneModule(Training):

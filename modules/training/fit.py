@@ -119,13 +119,15 @@ def train(job: dict[str, Any], emit: Callable[[dict[str, Any]], None], flag: Sto
     out = Path(job["out"])
     out.mkdir(parents=True, exist_ok=True)
     if job["kind"] == "pretrain":
-        from modules.training.pretrain import PretrainConfig, pretrain
+        from modules.training.config import PretrainConfig
+        from modules.training.pretrain import pretrain
 
         config = PretrainConfig.model_validate(job["config"])
         tokens, tokenizer = inputs["tokens"], inputs["tokenizer"]
         counts = pretrain(tokens, tokenizer, out, config, emit=emit, stopping=flag)
     elif job["kind"] == "finetune":
-        from modules.training.finetune import FinetuneConfig, finetune
+        from modules.training.config import FinetuneConfig
+        from modules.training.finetune import finetune
 
         settings = FinetuneConfig.model_validate(job["config"])
         checkpoint, data, task = inputs["checkpoint"], inputs["data"], job["task"]

@@ -18,18 +18,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.strategies import ParallelStrategy
-from pydantic import Field
 from torch import Tensor, nn
 
-from modules.config import Config
 from modules.training import state as states
+from modules.training.config import OptimConfig, TrainingConfig
 from modules.training.optim import (
-    OptimConfig,
     build_optimizers,
     learning_rate,
     optimizer_tensors,
@@ -42,50 +40,6 @@ log = logging.getLogger(__name__)
 
 Emit = Callable[[dict[str, Any]], None]
 LIBRARIES = ("torch", "lightning", "safetensors", "numpy")
-
-
-class TrainingConfig(Config):
-    """What both kinds of training are told about the machine and the safety net."""
-
-    seed: int = 42  # GPT-1's fine-tuning release
-    """Fixes the weights' start, the data order and the dropout masks."""
-    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    """auto: bf16-mixed where the processor or GPU multiplies bfloat16 fast, else 32-true."""
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where to train; auto takes a GPU when there is one."""
-    devices: int = Field(1, ge=1)
-    """Devices of this machine; more than one starts torch.distributed.run (DDP)."""
-    threads: int | None = Field(None, ge=1)
-    """CPU threads of the products; another number gives other last bits. None: all cores."""
-    workers: int = Field(0, ge=0)
-    """Processes that prepare batches; any number gives the same batches."""
-    compile: bool = False
-    """Run the model through torch.compile (pays on GPUs and long runs)."""
-    checkpoint_every: int = Field(200, ge=1)
-    """Optimizer steps between training-state checkpoints."""
-    keep_checkpoints: int = Field(3, ge=1)
-    """Training-state checkpoints that stay while training."""
-    log_every: int = Field(10, ge=1)
-    """Steps per row of the loss curve (each is the mean over its steps)."""
-    max_bad_steps: int = Field(5, ge=1)
-    """So many non-finite losses or gradients in a row end the run."""
-
-    @property
-    def device_kind(self) -> str:
-        """The device type that `accelerator` means on this machine: cuda or cpu."""
-        if self.accelerator == "cpu":
-            return "cpu"
-        return "cuda" if torch.cuda.is_available() else "cpu"
-
-    @property
-    def real_precision(self) -> str:
-        """The precision that `auto` means on this machine."""
-        if self.precision != "auto":
-            return self.precision
-        if self.device_kind == "cuda":
-            return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return "bf16-mixed" if fast else "32-true"
 
 
 class Training(L.LightningModule):

@@ -7,63 +7,13 @@ GPT1_OPTIM and GPT1_FINETUNE_OPTIM below.
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, Self
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modules.config import Config
-
-
-class OptimConfig(Config):
-    """How weights are updated: optimizer, learning rate schedule, weight decay and clipping."""
-
-    optimizer: Literal["adamw", "muon", "release_adam"] = "adamw"
-    """adamw: PyTorch's fused AdamW. muon: Muon for the hidden matrices, AdamW for the rest (about
-    half the steps at small size). release_adam: the update rule of OpenAI's fine-tuning code."""
-    lr: float = Field(6e-4, gt=0)  # nanoGPT, 124M
-    """Highest learning rate."""
-    betas: tuple[float, float] = (0.9, 0.95)  # nanoGPT
-    """Decay rates of Adam's two moments."""
-    eps: float = Field(1e-8, gt=0)
-    """Adam's epsilon."""
-    weight_decay: float = Field(0.1, ge=0)  # nanoGPT; GPT-1: 0.01
-    """Decoupled weight decay, on tensors of two or more dimensions only."""
-    warmup_steps: int = Field(0, ge=0)  # GPT-1 section 4.1 and nanoGPT: 2,000
-    """Updates over which the rate rises from 0 (or give warmup_fraction)."""
-    warmup_fraction: float = Field(0.0, ge=0, lt=1)  # GPT-1 fine-tuning: 0.002
-    """The same as a fraction of all updates."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Decay after the warm-up."""
-    min_lr_fraction: float = Field(0.1, ge=0, le=1)  # nanoGPT: 6e-5 of 6e-4; GPT-1: 0
-    """The cosine ends at this fraction of lr."""
-    grad_clip: float = Field(1.0, ge=0)  # nanoGPT and GPT-1's release
-    """Largest global gradient norm; 0 does not clip."""
-    muon_momentum: float = Field(0.95, ge=0, lt=1)
-    """Momentum of Muon (only for optimizer = muon)."""
-    muon_lr_ratio: float = Field(1.0, gt=0)
-    """Muon's rate relative to lr; 1 matches the size of AdamW's updates (match_rms_adamw)."""
-
-    @model_validator(mode="after")
-    def _one_warmup(self) -> Self:
-        if self.warmup_steps and self.warmup_fraction:
-            raise ValueError("give warmup_steps or warmup_fraction, not both")
-        return self
-
-
-GPT1_OPTIM = OptimConfig(  # GPT-1 paper, section 4.1; betas from the release's defaults
-    lr=2.5e-4, betas=(0.9, 0.999), weight_decay=0.01, warmup_steps=2000, min_lr_fraction=0.0
-)
-GPT1_FINETUNE_OPTIM = OptimConfig(  # GPT-1 paper, section 4.1; betas from the release's defaults
-    lr=6.25e-5,
-    betas=(0.9, 0.999),
-    weight_decay=0.01,
-    warmup_fraction=0.002,
-    schedule="linear",
-    min_lr_fraction=0.0,
-)
+from modules.training.config import OptimConfig
 
 
 def learning_rate(step: int, total: int, config: OptimConfig) -> float:

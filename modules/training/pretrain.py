@@ -8,12 +8,11 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -22,68 +21,12 @@ from modules.corpus.shards import TokenFile, read_index, read_split
 from modules.files import Progress, sha256, silent, write_json, write_jsonl
 from modules.model import checkpoint
 from modules.model.base import Decoder
-from modules.model.gpt import GPTConfig
-from modules.model.lstm import LSTMConfig
 from modules.training import loop
-from modules.training.loop import Emit, Safety, Training, TrainingConfig
-from modules.training.optim import OptimConfig
+from modules.training.config import PretrainConfig
+from modules.training.loop import Emit, Safety, Training
 from modules.training.order import Steps, Windows, check_windows, loader
 
 log = logging.getLogger(__name__)
-
-
-class PretrainConfig(TrainingConfig):
-    """One pre-training run: the model, how it is optimised, and for how long."""
-
-    model: GPTConfig | LSTMConfig = GPTConfig()
-    """The decoder (GPT-1, GPT-2) or the LSTM of GPT-1's ablation."""
-    optim: OptimConfig = OptimConfig()
-    """Optimizer, learning rate schedule and clipping."""
-    context: int | None = Field(None, ge=1)
-    """Tokens per training sequence; None: all of the model's positions."""
-    batch_size: int = Field(64, ge=1)  # GPT-1 paper, section 4.1: 64 x 512 tokens; GPT-2: 512
-    """Sequences per micro-batch, over all devices."""
-    accumulate: int = Field(1, ge=1)
-    """Micro-batches per optimizer step."""
-    max_steps: int | None = Field(None, ge=1)
-    """Optimizer steps of the whole run (or give epochs)."""
-    epochs: float | None = Field(None, gt=0)  # GPT-1 paper, section 4.1: 100
-    """Passes over the training tokens, instead of max_steps."""
-    val_every: int = Field(100, ge=0)
-    """Steps between validations; 0: only at the end."""
-    val_windows: int = Field(64, ge=1)
-    """Held-out windows a validation reads: always the same, spread over the split."""
-    snapshots: tuple[int, ...] = ()
-    """Steps at which the weights are kept as checkpoints of their own, under snapshots/."""
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if (self.max_steps is None) == (self.epochs is None):
-            raise ValueError("give max_steps or epochs (one of them)")
-        if self.context and self.context > self.model.n_positions:
-            raise ValueError(
-                f"context {self.context} is more than the model has: {self.model.n_positions}"
-            )
-        if self.batch_size % self.devices:
-            raise ValueError(f"batch_size {self.batch_size} is no multiple of devices")
-        return self
-
-    @property
-    def window(self) -> int:
-        """Tokens per training sequence."""
-        return self.context or self.model.n_positions
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Tokens predicted per optimizer step."""
-        return self.batch_size * self.accumulate * self.window
-
-    def total_steps(self, windows_per_epoch: int) -> int:
-        """Return the number of optimizer steps of the run."""
-        if self.max_steps is not None:
-            return self.max_steps
-        assert self.epochs is not None
-        return max(1, round(self.epochs * windows_per_epoch / (self.batch_size * self.accumulate)))
 
 
 class PretrainModule(Training):

@@ -1,0 +1,179 @@
+"""Named runs, made from one another. Values only.
+
+Sizes are the papers' (GPT-1 paper, section 4.1; GPT-2 paper, Table 2; heads from the release).
+"""
+
+from modules.corpus.extract import ExtractConfig
+from modules.model.config import GPTConfig, LSTMConfig
+from modules.run import (
+    CorpusConfig,
+    FinetuneConfig,
+    FinetuneRun,
+    PretrainConfig,
+    RunConfig,
+    TokenizerConfig,
+    ZeroShotConfig,
+    ZeroShotRun,
+)
+from modules.training.config import GPT1_FINETUNE_OPTIM, GPT1_OPTIM, OptimConfig
+
+# --- models --------------------------------------------------------------------------------------
+
+GPT1_MODEL = GPTConfig(  # GPT-1 paper, section 4.1
+    vocab_size=40478,
+    n_positions=512,
+    norm="post",
+    embd_dropout=0.1,
+    attn_dropout=0.1,
+    resid_dropout=0.1,
+)
+GPT2_SMALL = GPTConfig()  # GPT-2 paper, Table 2: 117M there, 124,439,808 by count
+GPT2_MEDIUM = GPT2_SMALL.but(n_layer=24, n_embd=1024, n_head=16)
+GPT2_LARGE = GPT2_SMALL.but(n_layer=36, n_embd=1280, n_head=20)
+GPT2_XL = GPT2_SMALL.but(n_layer=48, n_embd=1600, n_head=25)
+LSTM_MODEL = LSTMConfig()  # GPT-1 paper, section 5: one layer of 2048 units
+
+# --- inputs --------------------------------------------------------------------------------------
+
+SAMPLE_CORPUS = CorpusConfig(
+    name="sample",
+    dumps=("web/RS_2018-09.xz", "web/RS_2018-11.zst", "web/RS_2018-12.zst"),
+    warcs=("web/pages-00000.warc.gz", "web/pages-00001.warc.gz"),
+    extra=("lm/train.jsonl.zst", "lm/val.jsonl.zst", "lm/test.jsonl.zst"),
+    # A small vocabulary for a small corpus: most of a tiny model would be embeddings otherwise.
+    tokenizer=TokenizerConfig(vocab_size=4096),
+)
+OWN_CORPUS = CorpusConfig(  # the user's: --set corpus.dumps=... and corpus.warcs=...
+    name="webtext", dumps=(), warcs=(), tokenizer=TokenizerConfig(vocab_size=50257)
+)
+
+FINETUNE_TASKS = (
+    "passage_source",
+    "question_in_sentence",
+    "verse_pairs",
+    "next_passage",
+    "social_iqa",
+)
+ZERO_SHOT_TASKS = (
+    "lm_ppl_bible_kjv",
+    "lm_ppl_speeches",
+    "lm_ppl_python_docs",
+    "lm_ppl_encyclopedia",
+    "lm_ppl_technical_manual",
+    "tokenized_wikitext",
+    "tokenized_treebank",
+    "tokenized_ptb",
+    "lambada_like",
+    "cbt_like_CN",
+    "cbt_like_NE",
+    "cbt_like_V",
+    "winograd_like",
+    "coqa_like",
+    "summarization_manuals",
+    "translation_en_fr",
+    "translation_fr_en",
+    "open_qa",
+)
+
+# --- runs ----------------------------------------------------------------------------------------
+
+SAMPLE = RunConfig(
+    name="sample",
+    corpus=SAMPLE_CORPUS,
+    pretrain=PretrainConfig(
+        model=GPTConfig(vocab_size=4096, n_positions=256, n_layer=4, n_embd=256, n_head=4),
+        optim=OptimConfig(optimizer="muon", lr=2e-3, warmup_steps=40, min_lr_fraction=0.05),
+        batch_size=8,
+        max_steps=900,
+        val_every=100,
+        checkpoint_every=50,
+        threads=2,
+    ),
+    finetune=FinetuneRun(
+        tasks=FINETUNE_TASKS,
+        training=FinetuneConfig(
+            optim=GPT1_FINETUNE_OPTIM.but(lr=5e-4, warmup_fraction=0.1),
+            epochs=3,
+            batch_size=16,
+            max_train_examples=800,
+            max_val_examples=200,
+            threads=1,
+        ),
+        compare_scratch=True,
+    ),
+    zero_shot=ZeroShotRun(
+        tasks=ZERO_SHOT_TASKS,
+        settings=ZeroShotConfig(limit=100),
+    ),
+)
+
+TINY = SAMPLE.but(
+    name="tiny",
+    corpus=SAMPLE_CORPUS.but(
+        name="tiny",
+        warcs=("web/pages-00000.warc.gz",),
+        extra=("lm/val.jsonl.zst",),
+        extract=ExtractConfig(workers=1),
+        tokenizer=TokenizerConfig(vocab_size=512),
+    ),
+    pretrain=SAMPLE.pretrain.but(
+        model=GPTConfig(vocab_size=512, n_positions=64, n_layer=2, n_embd=32, n_head=2),
+        max_steps=20,
+        val_every=10,
+        checkpoint_every=5,
+        threads=1,
+    ),
+    finetune=FinetuneRun(
+        tasks=("passage_source", "verse_pairs"),
+        training=SAMPLE.finetune.training.but(epochs=1, max_train_examples=64, max_val_examples=32),
+    ),
+    zero_shot=ZeroShotRun(
+        tasks=("lm_ppl_bible_kjv", "lambada_like", "winograd_like"),
+        settings=ZeroShotConfig(limit=8, bootstrap_samples=100),
+    ),
+)
+
+GPT1 = RunConfig(
+    name="gpt1",
+    # GPT-1's own tokenizer is lower-cased and lossy; ours is byte-level with as many entries.
+    corpus=OWN_CORPUS.but(name="gpt1", tokenizer=TokenizerConfig(vocab_size=40478)),
+    pretrain=PretrainConfig(  # GPT-1 paper, section 4.1
+        model=GPT1_MODEL, optim=GPT1_OPTIM, batch_size=64, epochs=100, checkpoint_every=1000
+    ),
+    finetune=FinetuneRun(tasks=FINETUNE_TASKS),  # the paper's settings are the defaults
+    zero_shot=ZeroShotRun(tasks=ZERO_SHOT_TASKS),
+)
+GPT2 = RunConfig(
+    name="gpt2",
+    corpus=OWN_CORPUS,
+    pretrain=PretrainConfig(
+        model=GPT2_SMALL,
+        optim=OptimConfig(warmup_steps=2000),  # nanoGPT; the paper prints none
+        batch_size=16,
+        accumulate=32,  # GPT-2 paper, section 2.3: 512 sequences of 1,024 tokens
+        max_steps=600_000,  # nanoGPT, config/train_gpt2.py
+        val_every=2000,
+        checkpoint_every=1000,
+    ),
+    finetune=FinetuneRun(tasks=FINETUNE_TASKS),
+    zero_shot=ZeroShotRun(tasks=ZERO_SHOT_TASKS),
+)
+GPT2_MEDIUM_RUN = GPT2.but(name="gpt2-medium", pretrain=GPT2.pretrain.but(model=GPT2_MEDIUM))
+GPT2_LARGE_RUN = GPT2.but(name="gpt2-large", pretrain=GPT2.pretrain.but(model=GPT2_LARGE))
+GPT2_XL_RUN = GPT2.but(name="gpt2-xl", pretrain=GPT2.pretrain.but(model=GPT2_XL))
+
+RUNS = {
+    run.name: run
+    for run in (SAMPLE, TINY, GPT1, GPT2, GPT2_MEDIUM_RUN, GPT2_LARGE_RUN, GPT2_XL_RUN)
+}
+
+
+def get(name: str) -> RunConfig:
+    """Return a named run.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in RUNS:
+        raise ValueError(f"no preset {name!r}; there are {', '.join(RUNS)}")
+    return RUNS[name]

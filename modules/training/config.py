@@ -1,0 +1,198 @@
+"""What training is told; free of torch and Lightning, so that flows and forms load fast.
+
+Defaults of the optimizer are nanoGPT's GPT-2 recipe (config/train_gpt2.py; the GPT-2 paper prints
+none). GPT-1's values (paper section 4.1, openai/finetune-transformer-lm) are GPT1_OPTIM and
+GPT1_FINETUNE_OPTIM.
+"""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from modules.config import Config
+from modules.model.config import GPTConfig, LSTMConfig
+
+
+class OptimConfig(Config):
+    """How weights are updated: optimizer, learning rate schedule, weight decay and clipping."""
+
+    optimizer: Literal["adamw", "muon", "release_adam"] = "adamw"
+    """adamw: PyTorch's fused AdamW. muon: Muon for the hidden matrices, AdamW for the rest (about
+    half the steps at small size). release_adam: the update rule of OpenAI's fine-tuning code."""
+    lr: float = Field(6e-4, gt=0)  # nanoGPT, 124M
+    """Highest learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)  # nanoGPT
+    """Decay rates of Adam's two moments."""
+    eps: float = Field(1e-8, gt=0)
+    """Adam's epsilon."""
+    weight_decay: float = Field(0.1, ge=0)  # nanoGPT; GPT-1: 0.01
+    """Decoupled weight decay, on tensors of two or more dimensions only."""
+    warmup_steps: int = Field(0, ge=0)  # GPT-1 section 4.1 and nanoGPT: 2,000
+    """Updates over which the rate rises from 0 (or give warmup_fraction)."""
+    warmup_fraction: float = Field(0.0, ge=0, lt=1)  # GPT-1 fine-tuning: 0.002
+    """The same as a fraction of all updates."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Decay after the warm-up."""
+    min_lr_fraction: float = Field(0.1, ge=0, le=1)  # nanoGPT: 6e-5 of 6e-4; GPT-1: 0
+    """The cosine ends at this fraction of lr."""
+    grad_clip: float = Field(1.0, ge=0)  # nanoGPT and GPT-1's release
+    """Largest global gradient norm; 0 does not clip."""
+    muon_momentum: float = Field(0.95, ge=0, lt=1)
+    """Momentum of Muon (only for optimizer = muon)."""
+    muon_lr_ratio: float = Field(1.0, gt=0)
+    """Muon's rate relative to lr; 1 matches the size of AdamW's updates (match_rms_adamw)."""
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> Self:
+        if self.warmup_steps and self.warmup_fraction:
+            raise ValueError("give warmup_steps or warmup_fraction, not both")
+        return self
+
+
+GPT1_OPTIM = OptimConfig(  # GPT-1 paper, section 4.1; betas from the release's defaults
+    lr=2.5e-4, betas=(0.9, 0.999), weight_decay=0.01, warmup_steps=2000, min_lr_fraction=0.0
+)
+GPT1_FINETUNE_OPTIM = OptimConfig(  # GPT-1 paper, section 4.1; betas from the release's defaults
+    lr=6.25e-5,
+    betas=(0.9, 0.999),
+    weight_decay=0.01,
+    warmup_fraction=0.002,
+    schedule="linear",
+    min_lr_fraction=0.0,
+)
+
+
+class TrainingConfig(Config):
+    """What both kinds of training are told about the machine and the safety net."""
+
+    seed: int = 42  # GPT-1's fine-tuning release
+    """Fixes the weights' start, the data order and the dropout masks."""
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    """auto: bf16-mixed where the processor or GPU multiplies bfloat16 fast, else 32-true."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to train; auto takes a GPU when there is one."""
+    devices: int = Field(1, ge=1)
+    """Devices of this machine; more than one starts torch.distributed.run (DDP)."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of the products; another number gives other last bits. None: all cores."""
+    workers: int = Field(0, ge=0)
+    """Processes that prepare batches; any number gives the same batches."""
+    compile: bool = False
+    """Run the model through torch.compile (pays on GPUs and long runs)."""
+    checkpoint_every: int = Field(200, ge=1)
+    """Optimizer steps between training-state checkpoints."""
+    keep_checkpoints: int = Field(3, ge=1)
+    """Training-state checkpoints that stay while training."""
+    log_every: int = Field(10, ge=1)
+    """Steps per row of the loss curve (each is the mean over its steps)."""
+    max_bad_steps: int = Field(5, ge=1)
+    """So many non-finite losses or gradients in a row end the run."""
+
+    @property
+    def device_kind(self) -> str:
+        """The device type that `accelerator` means on this machine: cuda or cpu."""
+        import torch
+
+        if self.accelerator == "cpu":
+            return "cpu"
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def real_precision(self) -> str:
+        """The precision that `auto` means on this machine."""
+        import torch
+
+        if self.precision != "auto":
+            return self.precision
+        if self.device_kind == "cuda":
+            return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bf16-mixed" if fast else "32-true"
+
+
+class PretrainConfig(TrainingConfig):
+    """One pre-training run: the model, how it is optimised, and for how long."""
+
+    model: GPTConfig | LSTMConfig = GPTConfig()
+    """The decoder (GPT-1, GPT-2) or the LSTM of GPT-1's ablation."""
+    optim: OptimConfig = OptimConfig()
+    """Optimizer, learning rate schedule and clipping."""
+    context: int | None = Field(None, ge=1)
+    """Tokens per training sequence; None: all of the model's positions."""
+    batch_size: int = Field(64, ge=1)  # GPT-1 paper, section 4.1: 64 x 512 tokens; GPT-2: 512
+    """Sequences per micro-batch, over all devices."""
+    accumulate: int = Field(1, ge=1)
+    """Micro-batches per optimizer step."""
+    max_steps: int | None = Field(None, ge=1)
+    """Optimizer steps of the whole run (or give epochs)."""
+    epochs: float | None = Field(None, gt=0)  # GPT-1 paper, section 4.1: 100
+    """Passes over the training tokens, instead of max_steps."""
+    val_every: int = Field(100, ge=0)
+    """Steps between validations; 0: only at the end."""
+    val_windows: int = Field(64, ge=1)
+    """Held-out windows a validation reads: always the same, spread over the split."""
+    snapshots: tuple[int, ...] = ()
+    """Steps at which the weights are kept as checkpoints of their own, under snapshots/."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.max_steps is None) == (self.epochs is None):
+            raise ValueError("give max_steps or epochs (one of them)")
+        if self.context and self.context > self.model.n_positions:
+            raise ValueError(
+                f"context {self.context} is more than the model has: {self.model.n_positions}"
+            )
+        if self.batch_size % self.devices:
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of devices")
+        return self
+
+    @property
+    def window(self) -> int:
+        """Tokens per training sequence."""
+        return self.context or self.model.n_positions
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens predicted per optimizer step."""
+        return self.batch_size * self.accumulate * self.window
+
+    def total_steps(self, windows_per_epoch: int) -> int:
+        """Return the number of optimizer steps of the run."""
+        if self.max_steps is not None:
+            return self.max_steps
+        assert self.epochs is not None
+        return max(1, round(self.epochs * windows_per_epoch / (self.batch_size * self.accumulate)))
+
+
+class FinetuneConfig(TrainingConfig):
+    """One fine-tuning run; the defaults are GPT-1's (paper, section 4.1)."""
+
+    optim: OptimConfig = GPT1_FINETUNE_OPTIM
+    """Optimizer and schedule: lr 6.25e-5, linear decay, warm-up over 0.2 % of the updates."""
+    epochs: int = Field(3, ge=1)  # GPT-1 paper, section 4.1
+    """Passes over the training rows."""
+    batch_size: int = Field(32, ge=1)  # GPT-1 paper, section 4.1
+    """Examples per update; the last partial batch of an epoch is dropped, as in the release."""
+    lm_weight: float = Field(0.5, ge=0)  # GPT-1 paper, section 4.1
+    """lambda, the weight of the auxiliary language-model loss; 0 leaves it out."""
+    clf_dropout: float = Field(0.1, ge=0, lt=1)  # GPT-1 paper, section 4.1
+    """Dropout on the state that the head reads."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout inside the decoder while fine-tuning; None: what the checkpoint has (GPT-1: 0.1)."""
+    pair: Literal["sum", "concat"] = "sum"  # GPT-1 paper, section 3.3
+    """Similarity: add the states of the two orders, or put them side by side."""
+    initialise: Literal["pretrained", "scratch"] = "pretrained"
+    """scratch draws new weights: the "w/o pre-training" row of GPT-1's Table 5."""
+    transfer_layers: int | None = Field(None, ge=0)
+    """Blocks taken from the checkpoint, with the embeddings; the rest is drawn anew (GPT-1,
+    Figure 2 left). None: all of them."""
+    max_length: int | None = Field(None, ge=8)
+    """Longest sequence in tokens, special ones included; None: the model's positions."""
+    max_train_examples: int | None = Field(None, ge=1)
+    """Train on so many rows, drawn by the seed; None: all."""
+    max_val_examples: int | None = Field(None, ge=1)
+    """Validate on so many rows, drawn by the seed; None: all."""
+    tokens_per_micro_batch: int = Field(4096, ge=1)
+    """Padded tokens computed at once; bounds memory, does not change the loss."""
+    checkpoint_every: int = Field(100, ge=1)
+    """Optimizer steps between training-state checkpoints."""
