@@ -18,8 +18,6 @@ NEVER_TEXT = frozenset(
 NEVER_TEXT_ROLES = frozenset(
     ("navigation", "banner", "contentinfo", "search", "menu", "menubar", "dialog")
 )
-    ["navigation", "banner", "contentinfo", "search", "menu", "menubar", "dialog"]
-)
 # names that page frames carry, as whole parts of a class or id (`docnav`, `page-footer`)
 FRAME_NAME = re.compile(
     r"(?:^|[-_ ])(?:\w*nav|navbar|navigation|\w*menu|breadcrumbs?|crumbs|footer|\w*header|masthead|"
@@ -43,7 +41,7 @@ MAX_FRAME_WORDS = 60  # a frame element with few words goes, whatever they are
 MAX_FRAME_SHARE = 0.4  # of the page's words; a larger element is the page itself
 MIN_LINK_SHARE = 0.4  # of an element's letters; above it, an element named like a frame is one
 ONLY_LINKS = 0.97  # of the page's letters; above it, a page without a sentence is a list of links
-SENTENCE = re.compile(r"(?:\S+\s+){7,}\S+[.!?:。]")  # of eight words or more
+MIN_SENTENCE = 8  # words of a line that ends like a sentence
 DATE_FIELDS = (
     'meta[property="article:published_time"]',
     'meta[itemprop="datePublished"]',
@@ -93,6 +91,15 @@ def _link_share(element: ElementNode) -> float:
 def _letters(element: ElementNode) -> int:
     """Count the characters of an element that are no white space."""
     return len("".join((element.text or "").split()))
+
+
+def _has_sentence(text: str) -> bool:
+    """Tell whether a line of a text reads like a sentence."""
+    lines = (line.rstrip() for line in text.split("\n"))
+    return any(
+        line.endswith((".", "!", "?", ":", "。")) and len(line.split()) >= MIN_SENTENCE
+        for line in lines
+    )
 
 
 def _is_frame(element: ElementNode, page_words: int) -> bool:
@@ -157,5 +164,5 @@ def main_text(html: str) -> MainText:
     text = extract_plain_text(
         root.html, preserve_formatting=True, list_bullets=False, alt_texts=False
     )
-    only_links = _link_share(root) > ONLY_LINKS and not SENTENCE.search(text)
+    only_links = _link_share(root) > ONLY_LINKS and not _has_sentence(text)
     return MainText(text, title, date, only_links)
