@@ -21,6 +21,7 @@ def settings(ws: Workspace) -> dict[str, str]:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # a dead server would block 247 s per call
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",  # seconds
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # it fills the flow's log
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_MODEL_CATALOG_URI": "",
         "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",

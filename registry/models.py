@@ -19,6 +19,7 @@ from registry.versions import data_version
 from registry.workspace import Workspace
 
 CHAMPION = "champion"
+ROLLBACK = "rollback: "  # begins the reason of such a move
 
 
 class Conflict(ValueError):
@@ -144,12 +145,16 @@ def rollback(ws: Workspace, name: str, *, reason: str, alias: str = CHAMPION) ->
         ValueError: there was none before.
         Conflict: the alias was moved in the meantime.
     """
-    moves = history(ws, name, alias=alias)
-    current = moves[-1].version if moves else None
-    before = next((move.previous for move in reversed(moves) if move.version == current), None)
-    if before is None:
+    held: list[int] = []  # who held it and was not rolled back
+    for move in history(ws, name, alias=alias):
+        if move.reason.startswith(ROLLBACK):
+            held.pop()
+        else:
+            held.append(move.version)
+    if len(held) < 2:
         raise ValueError(f"{name}@{alias} has no earlier version to go back to")
-    promote(ws, name, before, expected=current, reason=f"rollback: {reason}", alias=alias)
+    current, before = held[-1], held[-2]
+    promote(ws, name, before, expected=current, reason=ROLLBACK + reason, alias=alias)
     return before
 
 

@@ -46,9 +46,9 @@ class TextModel(PythonModel):
         Args:
             context: MLflow's; not needed after loading.
             model_input: texts; a DataFrame with the one column `text` does too.
-            params: mode "generate" with max_new_tokens, temperature (0: greedy), top_k (0: all
-                tokens), top_p and seed; or mode "score", which gives {tokens, log_likelihood
-                (nats), perplexity (per token)}.
+            params: mode "generate" with max_new_tokens (at most what the model has room for),
+                temperature (0: greedy), top_k (0: all tokens), top_p and seed; or mode "score",
+                which gives {tokens, log_likelihood (nats), perplexity (per token)}.
         """
         chosen = DEFAULTS | (params or {})
         texts = [str(text) for text in model_input]
@@ -57,7 +57,7 @@ class TextModel(PythonModel):
         if chosen["mode"] != "generate":
             raise ValueError(f"mode {chosen['mode']!r}: expected 'generate' or 'score'")
         config = generate.GenerationConfig(
-            max_new_tokens=chosen["max_new_tokens"],
+            max_new_tokens=min(chosen["max_new_tokens"], self.model.config.n_positions - 1),
             temperature=chosen["temperature"],
             top_k=chosen["top_k"] or None,
             top_p=chosen["top_p"],

@@ -1,0 +1,60 @@
+"""Workspaces for the registry's tests, and a step that makes and publishes a small artifact."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from registry import artifacts, projection
+from registry.artifacts import Artifact
+from registry.workspace import Workspace
+
+Maker = Callable[..., Artifact]
+
+
+@pytest.fixture
+def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A new project; MLflow counts as away, so that nothing here waits for it."""
+    monkeypatch.delenv("TEXTMILL_DATABASE_URL", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    made = Workspace.open(tmp_path)
+    monkeypatch.setitem(projection._silent_until, made.tracking_uri, float("inf"))
+    return made
+
+
+def make(
+    ws: Workspace,
+    *,
+    kind: str = "tokens",
+    name: str = "sample",
+    config: dict | None = None,
+    inputs: dict | None = None,
+    files: dict[str, bytes] | None = None,
+) -> Artifact:
+    """Do what a flow does: find, or make and publish."""
+    config = config or {"size": 1}
+    inputs = {"data": "d" * 64} if inputs is None else inputs
+    named = {role: getattr(value, "fingerprint", value) for role, value in inputs.items()}
+    fp = artifacts.fingerprint(kind, config, named, 1)
+    if found := artifacts.find(ws, kind, fp):
+        return found
+    with artifacts.workdir(ws, kind, name, fp) as work:
+        for path, data in (files or {"a.bin": b"abc" * 1000, "sub/b.json": b"{}"}).items():
+            (work / path).parent.mkdir(parents=True, exist_ok=True)
+            (work / path).write_bytes(data)
+        return artifacts.publish(
+            ws,
+            work,
+            kind=kind,
+            name=name,
+            fingerprint=fp,
+            config=config,
+            inputs=inputs,
+            counts={"files": 2},
+        )
+
+
+@pytest.fixture(name="make")
+def make_fixture() -> Maker:
+    """Return the function that makes and publishes."""
+    return make
