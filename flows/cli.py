@@ -5,6 +5,8 @@ where it stopped when the same command is given again).
 """
 
 import json
+import logging
+import logging.handlers
 import os
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.table import Table
 
 INTERRUPTED = 75  # EX_TEMPFAIL: run the same command again to continue
@@ -115,9 +118,7 @@ def changed(config: Any, changes: list[str]) -> Any:
 @app.command()
 def run(preset: Preset = "sample", settings: Setting = None) -> None:
     """Run the whole chain of a preset: corpus, pretraining, fine-tuning, evaluation, registry."""
-    from flows.settings import enter
-
-    workspace = enter()
+    workspace = _begin()
     config = load_preset(preset, settings)
     from flows.reproduce import reproduce
 
@@ -128,9 +129,7 @@ def run(preset: Preset = "sample", settings: Setting = None) -> None:
 @app.command()
 def corpus(preset: Preset = "sample", settings: Setting = None) -> None:
     """Make the corpus of a preset: dumps, links, pages, text, clean documents, token shards."""
-    from flows.settings import enter
-
-    enter()
+    _begin()
     config = load_preset(preset, settings)
     from flows.corpus import prepare_corpus
 
@@ -144,9 +143,7 @@ def pretrain(
     settings: Setting = None,
 ) -> None:
     """Pretrain the model of a preset on token shards that are there."""
-    from flows.settings import enter
-
-    enter()
+    _begin()
     config = load_preset(preset, settings)
     from flows.pretrain import pretrain as flow
 
@@ -162,9 +159,7 @@ def finetune(
     settings: Setting = None,
 ) -> None:
     """Fine-tune a checkpoint on each task of a preset (GPT-1's input formats)."""
-    from flows.settings import enter
-
-    enter()
+    _begin()
     config = load_preset(preset, settings)
     from flows.finetune import finetune as flow
 
@@ -185,9 +180,7 @@ def evaluate(
     settings: Setting = None,
 ) -> None:
     """Score a checkpoint without training it (GPT-2's zero-shot protocols)."""
-    from flows.settings import enter
-
-    enter()
+    _begin()
     config = load_preset(preset, settings)
     from flows.evaluate import zero_shot
 
@@ -207,9 +200,7 @@ def promote(
     force: Annotated[bool, typer.Option(help="Promote even if its scores are not better.")] = False,
 ) -> None:
     """Register a checkpoint under a model's name; make it champion if its scores say so."""
-    from flows.settings import enter
-
-    enter()
+    _begin()
     from flows.promote import promote as flow
 
     made = _flow(
@@ -228,9 +219,7 @@ def study(
     settings: Setting = None,
 ) -> None:
     """Compare pretrained with from-scratch on every task of a preset, over several seeds."""
-    from flows.settings import enter
-
-    enter()
+    _begin()
     config = load_preset(preset, settings)
     from flows.study import study as flow
 
@@ -376,23 +365,47 @@ def generate(
 
 
 def _flow(flow: Any, *arguments: Any, **named: Any) -> Any:
-    """Run a flow in this process; Prefect's log shows a user's mistake without its traceback."""
-    import logging
-
+    """Run a flow in this process."""
     from prefect.exceptions import TerminationSignal
 
-    def without_traceback(record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, ValueError | FileNotFoundError) and "TEXTMILL_DEBUG" not in os.environ:
-            record.exc_info, record.exc_text = None, None
-        return True
+    from flows.stage import Interrupted
 
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(without_traceback)
     try:
         return flow(*arguments, **named)
     except TerminationSignal:
         fail("stopped by a signal; run the same command again to continue", INTERRUPTED)
+    except Interrupted as error:
+        fail(str(error), INTERRUPTED)
+
+
+def _begin() -> Any:
+    """Open the workspace and say on the terminal what happens; the whole log goes into a file.
+
+    Prefect's own lines are in its UI and in that file, where tracebacks are, too.
+    """
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    from flows.settings import enter
+
+    workspace = enter()
+    logs = workspace.state / "logs"
+    logs.mkdir(exist_ok=True)
+    whole = logging.handlers.RotatingFileHandler(
+        logs / "textmill.log", maxBytes=2**22, backupCount=2
+    )
+    whole.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    shown = RichHandler(console=errors, show_path=False, show_level=False, markup=False)
+    shown.setFormatter(logging.Formatter("%(message)s", datefmt="[%X]"))
+    for name in ("flows", "modules", "registry"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.handlers = [shown, whole]
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    errors.print("Starting; without `textmill up` a temporary Prefect server needs a moment.")
+    import prefect.main  # noqa: F401  configures logging, once
+
+    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addHandler(whole)
+    return workspace
 
 
 def _plain(markdown: str) -> Any:

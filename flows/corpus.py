@@ -1,6 +1,5 @@
 """prepare_corpus: dumps -> links -> pages -> text -> clean documents -> tokenizer -> tokens."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +133,11 @@ def make_tokens(
     """Encode the documents into shards, split by document."""
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
+        from modules.corpus.entropy import entropies_of
         from modules.corpus.shards import write_tokens
 
-        return write_tokens(documents.path, tokenizer.path, out, config.tokens, progress=progress)
+        counts = write_tokens(documents.path, tokenizer.path, out, config.tokens, progress=progress)
+        return counts | entropies_of(out)
 
     inputs = {"documents": documents, "tokenizer": tokenizer}
     return at.make(Kind.TOKENS, config.name, step, config=config.tokens, inputs=inputs, version=1)
@@ -154,9 +155,3 @@ def show_funnel(name: str, made: list[Artifact]) -> None:
     table = markdown_table(["step", "artifact", "count", "value"], rows)
     picture = inline(bars(kept, "records kept"), "records kept by each step") if kept else ""
     show("corpus-funnel", f"# Corpus {name}\n\n{picture}\n\n{table}", "What each step kept")
-
-
-def counts_of(artifact: Artifact) -> dict[str, Any]:
-    """Return an artifact's counts from its manifest."""
-    found: dict[str, Any] = json.loads((artifact.path / "manifest.json").read_text())["counts"]
-    return found

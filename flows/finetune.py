@@ -84,8 +84,8 @@ def submit(
         with stage(
             f"finetune-{short}", config.model_dump(mode="json") | {"task": task.name}
         ) as child:
-            inputs = {"checkpoint": start.path, "task": task.name, "data": data}
-            counts = train(child, "finetune", config, inputs, out, progress)
+            inputs = {"checkpoint": start.path, "data": data}
+            counts = train(child, "finetune", config, inputs, out, progress, task=task.name)
             scores = json.loads((out / "scores.json").read_text())
             child.log({f"{score['split']}/{score['metric']}": score["value"] for score in scores})
             return counts

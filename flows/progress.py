@@ -44,9 +44,9 @@ def reporting(key: str, what: str) -> Iterator[Report]:
 
         def report(done: int, total: int, note: str = "") -> None:
             nonlocal artifact, shown, logged
-            bar.update(row, completed=done, total=max(total, 1), note=note)
-            now, percent = time.monotonic(), 100.0 * done / max(total, 1)
-            last = done >= total
+            bar.update(row, completed=done, total=total or None, note=note)
+            now, percent = time.monotonic(), 100.0 * min(done, total) / (total or 1)
+            last = 0 < total <= done
             if in_task and (last or now - shown >= UI_SECONDS):
                 shown = now
                 text = f"{what}: {note}" if note else what
@@ -56,6 +56,7 @@ def reporting(key: str, what: str) -> Iterator[Report]:
                     update_progress_artifact(artifact, progress=percent, description=text)
             if not terminal and now - logged >= LOG_SECONDS:
                 logged = now
-                logger.info("%s: %d of %d (%.0f %%) %s", what, done, total, percent, note)
+                of = f" of {total:,} ({percent:.0f} %)" if total else ""
+                logger.info("%s: %s%s %s", what, f"{done:,}", of, note)
 
         yield report

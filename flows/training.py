@@ -16,9 +16,11 @@ def train(
     at: Stage,
     kind: str,
     config: Config,
-    inputs: Mapping[str, Path | str | None],
+    inputs: Mapping[str, Path],
     out: Path,
     progress: Progress,
+    *,
+    task: str | None = None,
 ) -> dict[str, Any]:
     """Run one training job in a process of its own; return its counts.
 
@@ -40,7 +42,8 @@ def train(
     job = {
         "kind": kind,
         "config": config.model_dump(mode="json"),
-        "inputs": {name: None if x is None else str(x) for name, x in inputs.items()},
+        "inputs": {name: str(path) for name, path in inputs.items()},
+        "task": task,
         "out": str(out),
         "events": str(at.workspace.state / "training" / out.parent.name / f"{out.stem}.jsonl"),
     }

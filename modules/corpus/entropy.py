@@ -5,8 +5,14 @@ count table in numpy; memory grows with the number of different pairs, not with 
 squared.
 """
 
+from pathlib import Path
+
 import numpy as np
 
+from modules.corpus.shards import read_index, read_split
+
+TRAIN_TOKENS = 200_000_000  # counted of a larger corpus: enough for a floor, and 2 GB of tables
+HELD_OUT_TOKENS = 20_000_000
 WEIGHTS = np.linspace(0.01, 0.99, 99)  # candidates for the bigram's share
 TUNE_FRACTION = 0.1  # the last tenth of the training tokens chooses the weight,
 TUNE_TOKENS = 10_000_000  # or so many, if that is less
@@ -38,6 +44,22 @@ def ngram_entropies(train: np.ndarray, heldout: np.ndarray, vocab_size: int) -> 
         "bigram": _mixed(weight, unigram, bigram, known),
         "weight": float(weight),
     }
+
+
+def entropies_of(tokens: Path) -> dict[str, float]:
+    """Return the n-gram entropies of a tokens/ directory's val split, keys ending in _nats.
+
+    At most TRAIN_TOKENS and HELD_OUT_TOKENS from the start of each split are counted.
+    """
+    train, heldout = read_split(tokens, "train"), read_split(tokens, "val")
+    if len(heldout) < 2:
+        return {}
+    found = ngram_entropies(
+        train.read(0, min(len(train), TRAIN_TOKENS)),
+        heldout.read(0, min(len(heldout), HELD_OUT_TOKENS)),
+        read_index(tokens)["vocab_size"],
+    )
+    return {f"{name}_nats": round(found[name], 6) for name in ("unigram", "bigram")}
 
 
 def _best_weight(unigram: np.ndarray, bigram: np.ndarray, known: np.ndarray) -> float:

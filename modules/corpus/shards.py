@@ -95,6 +95,13 @@ def write_tokens(
     return _counts(writers.values())
 
 
+def training_texts(documents: Path, config: TokensConfig) -> Iterator[str]:
+    """Yield the texts that are for training: what a tokenizer may learn from."""
+    for document in read_documents(documents):
+        if (_pinned(document) or split_of(document.id, config)) == "train":
+            yield document.text
+
+
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """Return the little-endian integer type that holds every id of a vocabulary."""
     return np.dtype("<u2") if vocab_size <= 2**16 else np.dtype("<u4")
