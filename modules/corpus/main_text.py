@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import ElementNode, HTMLTree
 
-NEVER_TEXT = frozenset(
-    ("script", "style", "noscript", "template", "nav", "form", "button", "select")
-    + ("iframe", "object", "svg", "dialog")
-)
+NEVER_SHOWN = frozenset(("script", "style", "noscript", "template", "iframe", "object", "svg"))
+NEVER_TEXT = NEVER_SHOWN | frozenset(("nav", "form", "button", "select", "dialog"))
 NEVER_TEXT_ROLES = frozenset(
     ("navigation", "banner", "contentinfo", "search", "menu", "menubar", "dialog")
 )
@@ -30,10 +28,9 @@ LINKS_NAME = re.compile(
     r"\w*toc|contents|recent|tags)(?:$|[-_ ])",
     re.IGNORECASE,
 )
-CONTAINERS = frozenset(  # looked into; frames do not start inside a paragraph
-    ("html", "body", "main", "article", "section", "div", "center", "header", "footer", "aside")
-    + ("table", "tbody", "tr", "td")
-)
+SECTIONS = frozenset(("body", "main", "article", "section", "div", "center", "header", "footer"))
+# what is looked into; frames do not start inside a paragraph
+CONTAINERS = SECTIONS | frozenset(("aside", "table", "tbody", "tr", "td"))
 FRAME_TAGS = frozenset(("header", "footer"))
 MAIN = "main, [role=main], article"
 MIN_MAIN_SHARE = 0.25  # of the page's words; a smaller <main> or <article> is one of many
@@ -42,6 +39,7 @@ MAX_FRAME_SHARE = 0.4  # of the page's words; a larger element is the page itsel
 MIN_LINK_SHARE = 0.4  # of an element's letters; above it, an element named like a frame is one
 ONLY_LINKS = 0.97  # of the page's letters; above it, a page without a sentence is a list of links
 MIN_SENTENCE = 8  # words of a line that ends like a sentence
+MAX_NAME = 200  # characters of a class or id that are looked at
 DATE_FIELDS = (
     'meta[property="article:published_time"]',
     'meta[itemprop="datePublished"]',
@@ -106,14 +104,15 @@ def _is_frame(element: ElementNode, page_words: int) -> bool:
     """Tell whether an element is part of the frame around the text."""
     if element.tag in NEVER_TEXT or element.getattr("role", "") in NEVER_TEXT_ROLES:
         return True
-    name = f"{element.class_name or ''} {element.id or ''}"
+    name = f"{(element.class_name or '')[:MAX_NAME]} {(element.id or '')[:MAX_NAME]}"
     framed = element.tag in FRAME_TAGS or FRAME_NAME.search(name) is not None
     if not framed and element.tag != "aside" and not LINKS_NAME.search(name):
         return False
     words = _words(element)
     if words > MAX_FRAME_SHARE * page_words:
         return False
-    return (framed and words <= MAX_FRAME_WORDS) or _link_share(element) >= MIN_LINK_SHARE
+    is_small = words <= MAX_FRAME_WORDS and element.query_selector("h1") is None  # not the title
+    return (framed and is_small) or _link_share(element) >= MIN_LINK_SHARE
 
 
 def remove_frames(root: ElementNode) -> None:
