@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,16 +158,13 @@ def save(checkpoint: Path, out: Path) -> None:
     import mlflow.pyfunc
 
     requirements = [f"{name}=={metadata.version(name)}" for name in SERVED]
-    with warnings.catch_warnings():
-        # A result is a text or a dict of numbers, by mode: MLflow has no type for that but Any.
-        warnings.filterwarnings("ignore", message=".*Any type hint is inferred")
-        mlflow.pyfunc.save_model(
-            path=str(out),
-            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-            artifacts={"checkpoint": str(checkpoint)},
-            input_example=(EXAMPLE, EXAMPLE_PARAMS),
-            pip_requirements=[f"textmill=={metadata.version('textmill')}", *requirements],
-        )
+    mlflow.pyfunc.save_model(
+        path=str(out),
+        python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+        artifacts={"checkpoint": str(checkpoint)},
+        input_example=(EXAMPLE, EXAMPLE_PARAMS),
+        pip_requirements=[f"textmill=={metadata.version('textmill')}", *requirements],
+    )
 
 
 ACTIONS: dict[str, projection.Action] = {

@@ -1,4 +1,4 @@
-"""Model versions, champions and MLflow; one MLflow database for the whole file: it costs seconds."""
+"""Model versions, champions and MLflow (one database for the whole file: it costs seconds)."""
 
 import multiprocessing
 import os
