@@ -2,7 +2,7 @@
 
 import os
 
-from registry.workspace import Workspace
+from registry.workspace import TRACKING, TRACKING_DEFAULT, Workspace
 
 
 def configure(ws: Workspace) -> None:
@@ -10,6 +10,8 @@ def configure(ws: Workspace) -> None:
 
     Call it before mlflow is imported: some of its settings are read on import.
     """
+    if os.environ.get(TRACKING) in (None, os.environ.get(TRACKING_DEFAULT)):
+        os.environ[TRACKING] = os.environ[TRACKING_DEFAULT] = ws.tracking_uri
     for name, value in settings(ws).items():
         os.environ.setdefault(name, value)
 
@@ -17,7 +19,7 @@ def configure(ws: Workspace) -> None:
 def settings(ws: Workspace) -> dict[str, str]:
     """Return the variables: where to track, nobody phoned, nothing waited for long."""
     return {
-        "MLFLOW_TRACKING_URI": ws.tracking_uri,
+        TRACKING: ws.tracking_uri,
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # a dead server would block 247 s per call
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",  # seconds
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",

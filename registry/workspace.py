@@ -11,6 +11,8 @@ from registry import db
 from registry.files import locked
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+TRACKING = "MLFLOW_TRACKING_URI"
+TRACKING_DEFAULT = "TEXTMILL_TRACKING_DEFAULT"  # what environment.configure put into the former
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,7 @@ class Workspace:
             root=root,
             database_url=os.environ.get("TEXTMILL_DATABASE_URL")
             or f"sqlite:///{state / 'catalogue.db'}",
-            tracking_uri=os.environ.get("MLFLOW_TRACKING_URI")
-            or f"sqlite:///{state / 'mlflow.db'}",
+            tracking_uri=_chosen_tracking() or f"sqlite:///{state / 'mlflow.db'}",
         )
         made._upgrade()
         return made
@@ -86,6 +87,12 @@ def _find_root() -> Path:
         f"no textmill project at {here} or above (no data.dvc); "
         "change into one, or set TEXTMILL_ROOT to its folder"
     )
+
+
+def _chosen_tracking() -> str | None:
+    """Return the tracking address that the user chose; not one of another project's defaults."""
+    address = os.environ.get(TRACKING)
+    return None if address == os.environ.get(TRACKING_DEFAULT) else address
 
 
 def _revision(address: str) -> str | None:

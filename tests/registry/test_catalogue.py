@@ -14,8 +14,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 
 from registry import catalogue, db
+from registry.environment import configure
 from registry.tables import Base, Run, Status, now
-from registry.workspace import Workspace, head
+from registry.workspace import TRACKING, TRACKING_DEFAULT, Workspace, head
 
 FORK = multiprocessing.get_context("fork")
 
@@ -97,6 +98,21 @@ def test_bad_addresses_are_named_without_password(
     with pytest.raises(ValueError, match=wanted) as caught:
         Workspace.open(tmp_path)
     assert "hunter2" not in str(caught.value)
+
+
+def test_one_process_may_use_two_projects(tmp_path: Path, monkeypatch) -> None:
+    for name in (TRACKING, TRACKING_DEFAULT):
+        monkeypatch.setenv(name, "")  # so that what configure sets is undone
+        monkeypatch.delenv(name)
+    for name in ("one", "two", "one"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        ws = Workspace.open(tmp_path / name)
+        configure(ws)
+        assert ws.tracking_uri == os.environ[TRACKING] == f"sqlite:///{ws.state}/mlflow.db"
+    monkeypatch.setenv(TRACKING, "http://chosen:5000")
+    ws = Workspace.open(tmp_path / "two")
+    configure(ws)
+    assert ws.tracking_uri == os.environ[TRACKING] == "http://chosen:5000"
 
 
 def _count_up(address: str, times: int) -> None:
