@@ -19,7 +19,7 @@ BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 # charsets whose bytes may be valid UTF-8 although they are not
-NOT_ASCII_BASED = re.compile(r"utf-?(16|32|7)|iso-2022|hz", re.IGNORECASE)
+NOT_ASCII_BASED = re.compile(r"utf[-_]?(16|32|7)|iso[-_]?2022|hz", re.IGNORECASE)
 CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
 # control characters but tab and newline, lone surrogates, noncharacters, invisible marks
 UNWANTED = re.compile(

@@ -35,7 +35,7 @@ class Capture:
 class Damage:
     """A place in a WARC file that could not be read."""
 
-    offset: int
+    offset: int  # of the damaged record, or of the first start that could be found behind it
     reason: str
 
 
@@ -57,7 +57,7 @@ def read_captures(path: Path) -> Iterator[Capture | Damage]:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         magic = b"\x1f\x8b\x08" if data[:2] == b"\x1f\x8b" else b"WARC/"
-        start, seen = 0, False
+        start, seen, last = 0, False, -1
         while 0 <= start < size:
             scan = _Scan(path, data, magic, start)
             for item in scan.run():
@@ -65,9 +65,14 @@ def read_captures(path: Path) -> Iterator[Capture | Damage]:
                 yield item
             if scan.failure is None:
                 return
-            start = data.find(magic, scan.failure.offset + 1)
-            lost = not seen and start < 0
-            yield Damage(scan.failure.offset, "not-a-warc") if lost else scan.failure
+            offset = scan.failure.offset
+            # a start found after the last good record may be that of the damaged one, or of one
+            # behind it whose neighbour has lost its first bytes: so it is tried, once
+            start = offset if offset > scan.member else data.find(magic, offset + 1)
+            if offset != last:
+                lost = not seen and start < 0
+                yield Damage(offset, "not-a-warc") if lost else scan.failure
+            last = offset
 
 
 class _Scan:
@@ -92,7 +97,8 @@ class _Scan:
                 if record is None:
                     return
                 self._locate(record.stream_pos)
-                if not (record.headers.get("Content-Length") or "").strip().isdecimal():
+                length = (record.headers.get("Content-Length") or "").strip()
+                if not length.isdecimal() or "WARC-Type" not in record.headers:
                     self.failure = Damage(self.member, "bad-header")
                     return
                 item = _look(record, self.member, self.index)
