@@ -403,8 +403,7 @@ def _begin() -> Any:
     errors.print("Starting; without `textmill up` a temporary Prefect server needs a moment.")
     import prefect.main  # noqa: F401  configures logging, once
 
-    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addHandler(whole)
+    logging.getLogger("prefect").addHandler(whole)
     return workspace
 
 

@@ -55,8 +55,9 @@ def reproduce(config: RunConfig = presets.SAMPLE) -> dict[str, Any]:
 
 def made_table(at: Stage) -> dict[str, Any]:
     """Return what this run made and what was there already."""
+    now = {artifact.fingerprint for artifact in at.made}
     rows = []
-    for artifact in dict.fromkeys([*at.reused, *at.made]):
+    for artifact in {x.fingerprint: x for x in (*at.reused, *at.made)}.values():
         counts = {k: v for k, v in artifact.counts.items() if isinstance(v, int)}
         rows.append(
             [
@@ -65,7 +66,7 @@ def made_table(at: Stage) -> dict[str, Any]:
                 artifact.fingerprint[:12],
                 ", ".join(f"{name} {value:,}" for name, value in list(counts.items())[:3]),
                 f"{artifact.size / 1e6:.1f} MB",
-                "made now" if artifact in at.made else "there already",
+                "made now" if artifact.fingerprint in now else "there already",
             ]
         )
     header = ["kind", "name", "fingerprint", "counts", "size", ""]

@@ -117,7 +117,7 @@ TINY = SAMPLE.but(
         tokenizer=TokenizerConfig(vocab_size=512),
     ),
     pretrain=SAMPLE.pretrain.but(
-        model=GPTConfig(vocab_size=512, n_positions=64, n_layer=2, n_embd=32, n_head=2),
+        model=GPTConfig(vocab_size=512, n_positions=128, n_layer=2, n_embd=32, n_head=2),
         max_steps=20,
         val_every=10,
         checkpoint_every=5,
