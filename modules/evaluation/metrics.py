@@ -10,6 +10,7 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from modules.task import Metric
 
 Array = NDArray[np.float64]
+PUNCTUATION = str.maketrans("", "", string.punctuation)
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+|\n+")
 
 
@@ -175,7 +177,7 @@ bits_per_byte = SumMetric(two_columns, lambda sums: ratio(sums) / math.log(2))
 
 def normalize_answer(text: str) -> str:
     """Lower-case, drop punctuation and articles, squeeze spaces (SQuAD's and CoQA's script)."""
-    text = "".join(c for c in text.lower() if c not in set(string.punctuation))
+    text = text.lower().translate(PUNCTUATION)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
@@ -224,6 +226,7 @@ def rouge_of(*kinds: str) -> SumMetric:
     return of_items(score)
 
 
+@lru_cache(maxsize=4096)  # four metrics and an interval look at the same texts
 def rouge_scores(prediction: str, reference: str) -> dict[str, float]:
     """Return ROUGE-1, -2 and -L F1 of one summary, with Porter stemming."""
     from rouge_score.rouge_scorer import RougeScorer  # imports nltk: seconds

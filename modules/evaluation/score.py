@@ -184,17 +184,13 @@ def shared_batches(
     groups: Sequence[Sequence[Span]], shared: dict[int, int], batch_tokens: int, positions: int
 ) -> Iterator[list[int]]:
     """Yield groups to read together; prefix and rest, both padded, stay within the positions."""
-
-    def rest(i: int) -> int:
-        return max(span.read for span in groups[i]) - shared[i]
-
+    rest = {i: max(span.read for span in groups[i]) - n for i, n in shared.items()}
     batch: list[int] = []
-    for i in sorted(shared, key=lambda i: -shared[i]):
+    for i in sorted(shared, key=lambda i: (-rest[i], -shared[i])):
         trial = [*batch, i]
-        rows = sum(len(groups[j]) for j in trial)
-        longest = max(map(rest, trial))
-        slots = shared[trial[0]] + longest
-        if batch and (slots > positions or rows * max(longest, slots // 4) > batch_tokens):
+        prefix, longest = max(shared[j] for j in trial), rest[trial[0]]
+        padded = len(trial) * prefix + sum(len(groups[j]) for j in trial) * longest
+        if batch and (prefix + longest > positions or padded > batch_tokens):
             yield batch
             trial = [i]
         batch = trial
@@ -242,7 +238,7 @@ def read_scores(
         for position in range(span.start, span.read)
     ]
     targets = [token for span in spans for token in span.tokens[-span.scored :]]
-    rows = hidden.flatten(0, 1)[torch.tensor(at, device=hidden.device)]  # (N, C)
+    rows = hidden.flatten(0, 1).index_select(0, torch.tensor(at, device=hidden.device))  # (N, C)
     logprobs, greedy = token_logprobs(model, rows, torch.tensor(targets, device=hidden.device))
     out, start = [], 0
     for span in spans:

@@ -20,8 +20,8 @@ def gap_choices(rows: list[Row]) -> list[Choice]:
                 f"cbt_like, row {number + 1}: column 'query' needs {GAP!r} and column 'answer' "
                 "must be one of 'candidates'"
             )
-        story = " ".join([*row["context"], before]).rstrip()
-        pairs = tuple((story, f" {word}{after}") for word in row["candidates"])
+        story = " ".join([*row["context"], before])
+        pairs = tuple((story, word + after) for word in row["candidates"])
         found.append(Choice(row_id(row, number), pairs, row["candidates"].index(row["answer"])))
     return found
 

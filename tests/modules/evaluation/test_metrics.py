@@ -1,0 +1,150 @@
+"""Metrics against libraries that nobody here wrote."""
+
+import math
+
+import numpy as np
+import pytest
+from sacrebleu.metrics import BLEU
+from scipy import stats
+from sklearn import metrics as sk
+
+from modules.evaluation import metrics as m
+
+random = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_classification_metrics_equal_scikit_learn(classes):
+    for _ in range(20):
+        truth = random.integers(0, classes, 60).tolist()
+        guess = random.integers(0, classes, 60).tolist()
+        assert m.accuracy(guess, truth) == pytest.approx(sk.accuracy_score(truth, guess))
+        assert m.matthews(guess, truth) == pytest.approx(sk.matthews_corrcoef(truth, guess))
+        if classes == 2:
+            assert m.f1(guess, truth) == pytest.approx(sk.f1_score(truth, guess))
+
+
+@pytest.mark.parametrize("guess", [[0, 0, 0], [1, 1, 1]])
+def test_constant_predictions_equal_scikit_learn(guess):
+    truth = [0, 1, 1]
+    assert m.matthews(guess, truth) == sk.matthews_corrcoef(truth, guess)
+    assert m.f1(guess, truth) == pytest.approx(sk.f1_score(truth, guess, zero_division=0))
+
+
+def test_correlations_equal_scipy():
+    x, y = random.normal(1e6, 1, 50), random.integers(0, 6, 50)
+    assert m.pearson(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-9)
+    assert m.spearman(x.tolist(), y.tolist()) == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert m.pearson([1.0, 1.0], [1.0, 2.0]) == 0.0
+
+
+def test_perplexity_and_bits_are_of_the_totals():
+    nll, words = [10.0, 30.0], [5, 3]
+    assert m.perplexity(nll, words) == pytest.approx(math.exp(40 / 8))
+    assert m.bits_per_byte(nll, [20, 20]) == pytest.approx(1 / math.log(2))
+
+
+def test_bleu_equals_sacrebleu():
+    refs = ["the cat sat on the mat.", "a quick brown fox", "it is what it is, you know"]
+    hyps = ["the cat is on the mat.", "the quick brown fox jumps", "it is what, you know"]
+    expected = BLEU().corpus_score(hyps, [refs]).score
+    assert m.bleu(hyps, [[r] for r in refs]) == pytest.approx(expected)
+    assert m.bleu(["x"], [["y z"]]) == pytest.approx(BLEU().corpus_score(["x"], [["y z"]]).score)
+    assert "tok:13a" in m.bleu_signature() and "version:" in m.bleu_signature()
+
+
+def test_rouge_equals_rouge_score():
+    from rouge_score.rouge_scorer import RougeScorer
+
+    hyp, refs = "the cats were running home", ["a cat runs home", "dogs stayed"]
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    best = {
+        kind: max(scorer.score(r, hyp)[kind].fmeasure for r in refs)
+        for kind in ("rouge1", "rouge2", "rougeL")
+    }
+    assert m.rouge1([hyp], [refs]) == pytest.approx(best["rouge1"])
+    assert m.rouge2([hyp], [refs]) == pytest.approx(best["rouge2"])
+    assert m.rouge_l([hyp], [refs]) == pytest.approx(best["rougeL"])
+    assert m.rouge_average([hyp], [refs]) == pytest.approx(sum(best.values()) / 3)
+    assert m.rouge1([""], [refs]) == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "references", "right"),
+    [
+        ("The Eiffel Tower!", ["eiffel tower"], 1),
+        ("an apple", ["Apple."], 1),
+        ("apples", ["apple"], 0),
+        ("", ["the"], 1),
+        ("b", ["a", "B"], 1),
+    ],
+)
+def test_exact_match_normalises_as_squad(answer, references, right):
+    assert m.exact_match([answer], [references]) == right
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "f1"),
+    [
+        ("the cat sat", "cat sat", 1.0),
+        ("cat cat", "cat", 2 / 3),
+        ("", "", 1.0),
+        ("the", "a", 1.0),
+        ("x", "", 0.0),
+        ("red house", "house blue big", 0.4),
+    ],
+)
+def test_token_f1(answer, reference, f1):
+    assert m.token_f1(answer, reference) == pytest.approx(f1)
+
+
+def test_coqa_leaves_one_answer_out_in_turn():
+    """By hand: f1 with [a, a b, c] is [1, 2/3, 0]; maxima without each: 2/3, 1, 1."""
+    assert m.coqa_f1(["x"], [["x", "x y", "z"]]) == pytest.approx((2 / 3 + 1 + 1) / 3)
+    assert m.coqa_f1(["x"], [["x y"]]) == pytest.approx(2 / 3)
+
+
+def test_the_bootstrap_interval_is_that_of_scipy():
+    values = random.exponential(1, 300)
+    low, high = m.interval(m.mean, values.tolist(), [1] * 300, samples=4000)
+    theirs = stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert low == pytest.approx(theirs.low, abs=0.01)
+    assert high == pytest.approx(theirs.high, abs=0.01)
+
+
+def test_the_bootstrap_is_seeded_and_covers_plain_functions():
+    x, y = random.normal(size=40).tolist(), random.normal(size=40).tolist()
+    assert m.interval(m.pearson, x, y) == m.interval(m.pearson, x, y)
+    assert m.interval(m.pearson, x, y) != m.interval(m.pearson, x, y, seed=1)
+    low, high = m.interval(m.spearman, x, y, samples=200)
+    assert low < m.spearman(x, y) < high
+
+
+def test_the_bootstrap_of_bleu_brackets_it():
+    refs = [[f"the number {i} is here today"] for i in range(30)]
+    hyps = [f"the number {i} is {'here' if i % 2 else 'gone'} today" for i in range(30)]
+    low, high = m.interval(m.bleu, hyps, refs, samples=200)
+    assert low < m.bleu(hyps, refs) < high
+
+
+def test_nothing_is_not_scored():
+    with pytest.raises(ValueError, match="0 predictions"):
+        m.accuracy([], [])
+    with pytest.raises(ValueError, match="1 predictions for 2"):
+        m.accuracy([1], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "expected"),
+    [
+        ("One. Two! Three? Four.", 3, "One. Two! Three?"),
+        (' He said "stop." Then he left.', 1, 'He said "stop."'),
+        ("no end", 3, "no end"),
+        ("a line\nanother line", 1, "a line"),
+        ("", 3, ""),
+    ],
+)
+def test_first_sentences(text, count, expected):
+    assert m.first_sentences(text, count) == expected
