@@ -36,6 +36,7 @@ LONG_RUN = 2**16  # characters
 _BLANK = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode White_Space
 _LONG_BLANKS = re.compile(f"(?<![{_BLANK}])[{_BLANK}]{{{LONG_RUN},}}+")
 
+SMALLER = "the corpus supports a vocabulary of %d, not the %d asked for"
 CHECK_CHARACTERS = 1_000_000  # of training text encoded by both libraries after training
 
 
@@ -89,9 +90,8 @@ class Tokenizer:
         if threads == 1:
             return [self.encode(text) for text in texts]
         parts = [_parts(text) for text in texts]
-        encoded = iter(
-            self._encoding.encode_ordinary_batch(list(chain(*parts)), num_threads=threads)
-        )
+        flat = list(chain(*parts))
+        encoded = iter(self._encoding.encode_ordinary_batch(flat, num_threads=threads))
         return [list(chain.from_iterable(islice(encoded, len(own)))) for own in parts]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -113,11 +113,8 @@ class Tokenizer:
     def files(self) -> dict[str, bytes]:
         """Return the content of encoder.json and vocab.bpe, as OpenAI writes them."""
         encoder = {symbol: i for i, symbol in enumerate(_symbols(self.merges))}
-        lines = [HEADER, *(f"{a} {b}" for a, b in self.merges), ""]
-        return {
-            "encoder.json": json.dumps(encoder).encode(),
-            "vocab.bpe": "\n".join(lines).encode(),
-        }
+        merges = "\n".join([HEADER, *(f"{a} {b}" for a, b in self.merges), ""])
+        return {"encoder.json": json.dumps(encoder).encode(), "vocab.bpe": merges.encode()}
 
     def save(self, out: Path) -> None:
         """Write the two files into a directory."""
@@ -143,9 +140,8 @@ def load(directory: Path) -> Tokenizer:
     expected = _symbols(merges)
     if len(encoder) != len(expected):
         raise ValueError(
-            f"{encoder_path}: {len(encoder)} entries, but {merges_path.name} with {len(merges)} "
-            f"merges needs {len(expected)} (256 bytes, the merges, {END_OF_TEXT}): "
-            "take both files from the same tokenizer"
+            f"{encoder_path}: {len(encoder)} entries, but {merges_path.name} needs "
+            f"{len(expected)}: take both files from the same tokenizer"
         )
     for i, symbol in enumerate(expected):
         if encoder.get(symbol) != i:
@@ -161,16 +157,13 @@ def train(
 ) -> dict[str, int]:
     """Train a vocabulary on texts and write encoder.json and vocab.bpe; return counts.
 
-    The same texts in the same order give the same bytes.
-
-    Raises:
-        ValueError: there is no text.
+    The same texts in the same order give the same bytes; no text at all is a ValueError.
     """
     from tokenizers import Tokenizer as Trainee
     from tokenizers import models, pre_tokenizers, trainers
 
     trainee = Trainee(models.BPE())
-    trainee.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    trainee.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size - 1,  # end-of-text is appended by us
         min_frequency=config.min_frequency,
@@ -181,21 +174,13 @@ def train(
     trainee.train_from_iterator(feed, trainer)
     if not feed.documents:
         raise ValueError("no text to train a tokenizer on: the documents are empty")
-    tokenizer = Tokenizer(_unique(_trained_merges(trainee.to_str())))
+    tokenizer = Tokenizer(_unique(json.loads(trainee.to_str())["model"]["merges"]))
     _check_against_tokenizers(tokenizer, feed.sample)
     if tokenizer.n_vocab < config.vocab_size:
-        log.warning(
-            "the corpus supports a vocabulary of %d, not the %d asked for",
-            tokenizer.n_vocab,
-            config.vocab_size,
-        )
+        log.warning(SMALLER, tokenizer.n_vocab, config.vocab_size)
     tokenizer.save(out)
-    return {
-        "vocab_size": tokenizer.n_vocab,
-        "merges": len(tokenizer.merges),
-        "documents": feed.documents,
-        "bytes": feed.bytes,
-    }
+    counts = {"vocab_size": tokenizer.n_vocab, "merges": len(tokenizer.merges)}
+    return counts | {"documents": feed.documents, "bytes": feed.bytes}
 
 
 class _Feed:
@@ -220,11 +205,6 @@ class _Feed:
             yield text
 
 
-def _trained_merges(serialised: str) -> list[tuple[str, str]]:
-    """Return the merges of a trained `tokenizers` model in order."""
-    return [(a, b) for a, b in json.loads(serialised)["model"]["merges"]]
-
-
 def _unique(merges: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Leave out a merge whose symbol an earlier one already makes (one symbol, one id)."""
     first: dict[str, tuple[str, str]] = {}
@@ -240,7 +220,7 @@ def _check_against_tokenizers(tokenizer: Tokenizer, texts: list[str]) -> None:
 
     vocabulary = {symbol: i for i, symbol in enumerate(_symbols(tokenizer.merges))}
     reference = Reference(models.BPE(vocab=vocabulary, merges=list(tokenizer.merges)))
-    reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     for text in texts:
         assert tokenizer.encode(text) == reference.encode(text).ids, (
             f"tiktoken and tokenizers disagree on the new vocabulary, text {text[:60]!r}"
@@ -270,11 +250,7 @@ _BYTE_OF = dict(zip(_CHARACTERS, _BYTES, strict=True))
 
 
 def symbol_bytes(symbol: str) -> bytes:
-    """Return the bytes that a symbol of encoder.json stands for.
-
-    Raises:
-        KeyError: a character is not in the byte alphabet.
-    """
+    """Return the bytes that a symbol of encoder.json stands for."""
     return bytes(_BYTE_OF[character] for character in symbol)
 
 
@@ -296,7 +272,7 @@ def _find_files(directory: Path) -> tuple[Path, Path]:
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
     """Read the merges, checking that each joins two symbols known by then into a new one."""
-    lines = _read_text(path).split("\n")
+    lines = path.read_bytes().decode(errors="replace").split("\n")
     known = set(_CHARACTERS)
     merges: list[tuple[str, str]] = []
     for number, line in enumerate(lines, 1):
@@ -316,17 +292,9 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
 def _read_encoder(path: Path) -> dict[str, int]:
     """Read the table from symbol to id."""
     try:
-        table = json.loads(_read_text(path))
+        table = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}): copy the file again") from None
     if not isinstance(table, dict):
         raise ValueError(f"{path}: expected one object of symbol -> id, got {type(table).__name__}")
     return table
-
-
-def _read_text(path: Path) -> str:
-    r"""Read UTF-8 as it is (\r and U+2028 kept)."""
-    try:
-        return path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}): copy the file again") from None
