@@ -5,14 +5,42 @@ where gradients are wanted, makes them chunk by chunk on the way; the backward p
 Tensors: B rows, T positions, C features, V vocabulary, N = positions that count.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 IGNORED = -100  # a target that is not scored
 CHUNK = 2**25  # logits held at once: 128 MiB in float32, 667 positions of GPT-2's vocabulary
+
+
+_DRAWS = (Tensor.normal_, Tensor.uniform_, init.normal_, init.uniform_, init.kaiming_uniform_)
+
+
+class _NoDraw(TorchFunctionMode):
+    """Leaves random fills out."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def skeleton() -> Iterator[None]:
+    """Build modules without memory and without drawing weights, to be filled from a file.
+
+    Drawing on the meta device would import torch's compiler: seconds at the first load.
+    """
+    with torch.device("meta"), _NoDraw():
+        yield
 
 
 class Decoder(nn.Module):

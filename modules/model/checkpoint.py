@@ -19,7 +19,7 @@ from torch import Tensor
 
 from modules.config import Config
 from modules.files import atomic_write, write_json
-from modules.model.base import Decoder
+from modules.model.base import Decoder, skeleton
 from modules.model.gpt import GPT, GPTConfig
 from modules.model.heads import HeadConfig, TaskModel
 from modules.model.lstm import LSTM, LSTMConfig
@@ -79,7 +79,7 @@ def load(directory: Path, device: torch.device | str = "cpu") -> GPT | LSTM:
         ValueError: they are not ours, or do not belong together; the message names what is wrong.
     """
     config, head = _read_configs(directory)
-    with torch.device("meta"):
+    with skeleton():
         model = build(config)
     expected = model.state_dict()
     if head is not None:
@@ -98,7 +98,7 @@ def load_task_model(directory: Path, device: torch.device | str = "cpu") -> Task
     config, head = _read_configs(directory)
     if head is None:
         raise ValueError(f"{directory / CONFIG}: no 'head': this checkpoint is not fine-tuned")
-    with torch.device("meta"):
+    with skeleton():
         model = TaskModel(build(config), head)
     expected = model.decoder.state_dict() | _head_state(model)
     tensors = read_tensors(directory / WEIGHTS, _shapes(expected), device=device)

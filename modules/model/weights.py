@@ -19,6 +19,7 @@ from torch import Tensor
 
 from modules.files import write_bytes, write_json
 from modules.model import checkpoint
+from modules.model.base import skeleton
 from modules.model.gpt import GPT, LN_EPS, GPTConfig
 
 TRANSPOSED = re.compile(r"^h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight$")
@@ -61,7 +62,7 @@ def read_hf(folder: Path) -> GPT:
     """Return the model in a folder with config.json and safetensors, in evaluation mode."""
     path = folder / "config.json"
     config = read_hf_config(checkpoint.read_json_object(path), path)
-    with torch.device("meta"):
+    with skeleton():
         model = GPT(config)
     found = _list_tensors(folder)
     duplicate = found.pop("lm_head.weight", None)
@@ -143,7 +144,7 @@ def import_openai(folder: Path, out: Path) -> dict[str, int]:
         attn_dropout=0.1,
         resid_dropout=0.1,
     )
-    with torch.device("meta"):
+    with skeleton():
         model = GPT(config)
     tensors = dict(zip(_release_names(n_layer), arrays, strict=True))
     shapes = {n: _public_shape(n, t) for n, t in model.state_dict().items()}
