@@ -156,20 +156,21 @@ def declared_charset(data: bytes, content_type: str) -> str:
 
 
 def decode_text(data: bytes, content_type: str = "") -> Text:
-    """Decode a page: byte order mark, valid UTF-8, what is declared, what it looks like.
+    """Decode a page: byte order mark, UTF-8, what is declared, what it looks like.
 
-    Valid UTF-8 goes before the declaration, since text of another charset is never valid UTF-8
-    by chance, and declarations are often wrong. The last resort is UTF-8 with replacements.
+    UTF-8 (whole, or mostly so) goes before the declaration, since text of another charset is
+    hardly ever valid UTF-8, and declarations are often wrong. What no charset decodes is replaced.
     """
     for bom, charset in BOMS:
         if data.startswith(bom):
             return _replaced(data[len(bom) :], charset)
     declared = declared_charset(data, content_type)
-    sniffed = detect_encoding(data) or ""
-    if NOT_ASCII_BASED.search(declared):
-        order = [declared, "utf-8", sniffed]
-    else:
-        order = ["utf-8", "" if _is_utf8(declared) else declared, sniffed]
+    order = [declared, "" if _is_utf8(declared) else "utf-8", detect_encoding(data) or ""]
+    if not NOT_ASCII_BASED.search(declared):
+        damaged = _replaced(data, "utf-8")
+        if damaged.n_replaced == 0 or _is_mostly_utf8(damaged):
+            return damaged
+        order = order[:1] + order[2:]
     tries: list[Text] = []
     for charset in filter(None, order):
         try:
@@ -178,8 +179,15 @@ def decode_text(data: bytes, content_type: str = "") -> Text:
             tries.append(_replaced(data, charset))
         except LookupError:  # a charset that browsers know and Python does not
             continue
-    preferred = "utf-8" if not declared or _is_utf8(declared) else declared
+    tries.append(_replaced(data, "utf-8"))
+    preferred = "utf-8" if _is_utf8(declared) else declared
     return min(tries, key=lambda text: (text.charset != preferred, text.n_replaced))
+
+
+def _is_mostly_utf8(text: Text) -> bool:
+    """Tell whether more of the bytes beyond ASCII made characters than not."""
+    valid = sum(character > "\x7f" for character in text.text) - text.text.count("\ufffd")
+    return valid > text.n_replaced
 
 
 def _is_utf8(charset: str) -> bool:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from modules.config import Config
 from modules.corpus.document import Document, document_id, shard_path, write_documents
+from modules.corpus.rows import remove_stale
 from modules.files import Progress, read_jsonl, silent, write_jsonl
 
 log = logging.getLogger(__name__)
@@ -246,6 +247,7 @@ def extract_text(
     for name in sorted(names):
         if not (root / name).is_file():
             raise FileNotFoundError(f"{root / name}: a WARC file that the pages name is missing")
+    remove_stale(out)
     total = sum(1 for _ in read_jsonl(source))
     counts: Counter[str] = Counter({"pages": total, "documents": 0, "dropped": 0})
     all_rows = read_jsonl(source)

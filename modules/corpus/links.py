@@ -26,7 +26,7 @@ from modules.corpus.dumps import (
     parse_json,
     read_lines,
 )
-from modules.corpus.rows import RowWriter, row_writer
+from modules.corpus.rows import RowWriter, remove_stale, row_writer
 from modules.files import Progress, read_jsonl, silent, write_jsonl
 
 log = logging.getLogger(__name__)
@@ -233,6 +233,7 @@ def collect_links(
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such link dump")
     paths = sorted(set(dumps), key=lambda path: (path.name, str(path)))
+    remove_stale(out)
     with ExitStack() as stack:
         runs = stack.enter_context(tempfile.TemporaryDirectory(dir=out, suffix=".tmp"))
         dropped = stack.enter_context(row_writer(out / "dropped.jsonl.zst"))

@@ -156,7 +156,7 @@ def main_text(html: str) -> MainText:
     tree = HTMLTree.parse(html)
     title = " ".join((tree.title or "").split())
     root = main_root(tree)
-    if root is None:
+    if root is None or not (root.text or "").strip():
         return MainText("", title, "", False)
     date = page_date(tree)
     remove_frames(root)

@@ -12,7 +12,7 @@ from urllib.parse import urljoin
 
 from modules.config import Config
 from modules.corpus.addresses import blocked_domains, canonical_url, refusal
-from modules.corpus.rows import RowWriter, row_writer
+from modules.corpus.rows import RowWriter, remove_stale, row_writer
 from modules.corpus.warc import Capture, Damage, read_captures
 from modules.files import Progress, read_jsonl, silent, write_jsonl
 
@@ -219,6 +219,7 @@ def select_pages(
     source = links / "links.jsonl.zst" if links.is_dir() else links
     if not source.is_file():
         raise FileNotFoundError(f"{source}: no such links file")
+    remove_stale(out)
     with ExitStack() as stack:
         dropped = stack.enter_context(row_writer(out / "dropped.jsonl.zst"))
         rejected = stack.enter_context(row_writer(out / "rejected.jsonl.zst"))

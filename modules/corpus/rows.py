@@ -1,6 +1,7 @@
 """Write rows one at a time to a compressed file that is whole or absent."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,3 +31,12 @@ def row_writer(path: Path) -> Iterator[RowWriter]:
         stream = zstandard.ZstdCompressor(level=6).stream_writer(raw, closefd=False)
         yield RowWriter(stream)
         stream.close()
+
+
+def remove_stale(out: Path) -> None:
+    """Remove what a killed try of the same step has left half-written in its directory."""
+    for path in [*out.glob(".*.tmp"), *out.glob("*.tmp")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import random
 import re
 import zlib
 from collections import Counter
@@ -205,6 +206,7 @@ def test_finished_shards_are_reused_and_unfinished_ones_done_again(tmp_path):
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     times = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     (out / "dropped-00001.jsonl.zst").unlink()
+    (out / ".documents-00001.jsonl.zst.123.tmp").write_bytes(b"half")
     extract(tmp_path, pages, shard_pages=2)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     after = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -237,6 +239,21 @@ def test_a_page_that_takes_too_much_memory_costs_itself_only(tmp_path):
     _, documents, dropped = extract(tmp_path, pages, memory_mb=100)
     assert len(documents) == 2
     assert next(iter(dropped.values()))["reason"] in ("extract-memory", "extract-crash")
+
+
+def test_pages_that_crashed_parsers_and_mutations_are_accounted_for(tmp_path):
+    rng = random.Random(0)
+    seeds = [b"<svg><template>\n", b"<" * 9999, b"<a " * 9999, b"<table>" * 999, b"&#xd800;" * 99]
+    html = b"<html><body><div class=nav><a href=/>x</a></div><svg><p>" + PARAGRAPH.encode() * 9
+    for _ in range(60):
+        page = bytearray(html)
+        for _ in range(rng.randrange(1, 9)):
+            at = rng.randrange(len(page))
+            page[at : at + rng.randrange(4)] = rng.choice([b"<", b"</", b"\x00", b"<svg>", b"-->"])
+        seeds.append(bytes(page))
+    counts, _, dropped = extract(tmp_path, make_pages(tmp_path, seeds), workers=2)
+    assert counts["pages"] == len(seeds)
+    assert {row["reason"] for row in dropped.values()} <= {"empty", "too-short", "extract-crash"}
 
 
 def test_a_worker_killed_from_outside_is_replaced(tmp_path):
