@@ -35,7 +35,7 @@ def row_writer(path: Path) -> Iterator[RowWriter]:
 
 def remove_stale(out: Path) -> None:
     """Remove what a killed try of the same step has left half-written in its directory."""
-    for path in [*out.glob(".*.tmp"), *out.glob("*.tmp")]:
+    for path in list(out.glob("*.tmp")):
         if path.is_dir():
             shutil.rmtree(path)
         else:
