@@ -9,7 +9,7 @@ from flows.charts import bars, inline, markdown_table
 from flows.stage import Stage, show, stage
 from modules import presets
 from modules.files import Progress
-from modules.run import CorpusConfig
+from modules.run import CorpusConfig, TokenizerStep
 from registry import versions
 from registry.artifacts import Artifact
 from registry.tables import Kind
@@ -121,10 +121,9 @@ def make_tokenizer(at: Stage, config: CorpusConfig, documents: Artifact) -> Arti
         texts = training_texts(documents.path, config.tokens)
         return train(texts, out, config.tokenizer, progress=progress)
 
+    settings = TokenizerStep(tokenizer=config.tokenizer, tokens=config.tokens)
     inputs = {"documents": documents}
-    return at.make(
-        Kind.TOKENIZER, config.name, step, config=config.tokenizer, inputs=inputs, version=1
-    )
+    return at.make(Kind.TOKENIZER, config.name, step, config=settings, inputs=inputs, version=1)
 
 
 def make_tokens(

@@ -4,6 +4,8 @@ Sizes are the papers' (GPT-1 paper, section 4.1; GPT-2 paper, Table 2; heads fro
 """
 
 from modules.corpus.extract import ExtractConfig
+from modules.corpus.links import LinksConfig
+from modules.corpus.recipe import CleanConfig, FilterConfig
 from modules.model.config import GPTConfig, LSTMConfig
 from modules.run import (
     CorpusConfig,
@@ -40,6 +42,9 @@ SAMPLE_CORPUS = CorpusConfig(
     dumps=("web/RS_2018-09.xz", "web/RS_2018-11.zst", "web/RS_2018-12.zst"),
     warcs=("web/pages-00000.warc.gz", "web/pages-00001.warc.gz"),
     extra=("lm/train.jsonl.zst", "lm/val.jsonl.zst", "lm/test.jsonl.zst"),
+    # The sample's marks are synthetic and its truth file counts short pages and marked ones.
+    links=LinksConfig(keep_over_18=True),
+    clean=CleanConfig(filters=FilterConfig(min_words=20)),
     # A small vocabulary for a small corpus: most of a tiny model would be embeddings otherwise.
     tokenizer=TokenizerConfig(vocab_size=4096),
 )

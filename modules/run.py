@@ -38,6 +38,15 @@ class CorpusConfig(Config):
     """Splits and shards."""
 
 
+class TokenizerStep(Config):
+    """What a tokenizer follows from, beside the documents: it must not see held-out text."""
+
+    tokenizer: TokenizerConfig
+    """How it is learnt."""
+    tokens: TokensConfig
+    """Which documents are for training."""
+
+
 class FinetuneRun(Config):
     """Which tasks are fine-tuned, and how."""
 
@@ -88,6 +97,7 @@ __all__ = [
     "PretrainConfig",
     "RunConfig",
     "TokenizerConfig",
+    "TokenizerStep",
     "ZeroShotConfig",
     "ZeroShotRun",
 ]
