@@ -26,8 +26,9 @@ from modules.model.heads import HeadConfig, TaskModel
 from modules.task import FINETUNE_FORMATS, Task, load_rows
 from modules.training import loop, tuned
 from modules.training.config import FinetuneConfig
-from modules.training.loop import Emit, Safety, Training
+from modules.training.loop import Emit, Safety
 from modules.training.order import Steps, loader, mix, permute
+from modules.training.step import Training, environment, put_weights, rank_of, weights_of
 from modules.training.transform import N_SPECIAL, Batch, Encoded, encode, micro_batches
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class FinetuneModule(Training):
         if not self.best or result["val_accuracy"] > self.best["val_accuracy"]:
             self.best = {**result, "step": self.done}
             self.best_weights = {
-                name: t.to("cpu", copy=True) for name, t in loop.weights_of(self.model).items()
+                name: t.to("cpu", copy=True) for name, t in weights_of(self.model).items()
             }
         return result
 
@@ -98,7 +99,7 @@ class FinetuneData(L.LightningDataModule):
 
     def step(self, step: int) -> list[Batch]:
         """Return this rank's micro-batches of one optimizer step."""
-        rank, ranks = loop.rank_of(self.trainer)
+        rank, ranks = rank_of(self.trainer)
         own = self.chosen(step)[rank::ranks]
         return micro_batches(own, self.config.tokens_per_micro_batch)
 
@@ -144,7 +145,7 @@ def finetune(
         emit=emit or (lambda event: progress(event["step"], event["of"], task)),
         stopping=stopping,
     )
-    loop.prepare(config, safety.folder)
+    saved = loop.prepare(config, safety)
     model = build(checkpoint, spec, config)
     tokenizer = bpe.load(checkpoint / "tokenizer")
     sets = {split: _encoded(spec, data, split, tokenizer, model, config) for split in spec.splits}
@@ -153,13 +154,15 @@ def finetune(
     n_batch = min(config.batch_size, len(train))
     per_epoch = len(train) // n_batch
     module = FinetuneModule(model, config, val, total=per_epoch * config.epochs)
-    loop.resume(module, safety)
+    if saved is not None:
+        module.restore(saved)
     loader = FinetuneData(train, config, start=module.done, stop=module.total)
     tokens = sum(len(s) for e in train for s in e.sequences) * n_batch // len(train)
     if not loop.run(module, loader, config, safety, val_every=per_epoch, tokens=tokens):
         return None
     if module.global_rank == 0:
-        loop.put_weights(model, module.best_weights)
+        put_weights(model, module.best_weights)
+        model.to(config.device_kind)  # Lightning has taken it back to the CPU
         split = "test" if "test" in sets else "val"
         _write(module, spec, tokenizer, sets[split], split, out, _facts(module, config, sets))
         shutil.rmtree(safety.folder, ignore_errors=True)
@@ -242,7 +245,7 @@ def _facts(
         "cut": {split: sum(e.cut for e in examples) for split, examples in sets.items()},
         "skipped_steps": module.skipped,
         "exact": module.exact,
-        "environment": loop.environment(),
+        "environment": environment(),
     }
 
 

@@ -18,13 +18,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
 from modules.files import write_json
+from modules.training.events import EventFile, beside, follow_events, read_events
 
 log = logging.getLogger(__name__)
 
@@ -68,45 +69,48 @@ class StopFlag:
         self.set = True
 
 
-class EventFile:
-    """An append-only file of JSON lines; each start of the process is an attempt of its own.
-
-    A resumed run repeats the steps after its checkpoint; readers take the last line of a step.
-    """
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        self.attempt = 1 + max((e["attempt"] for e in read_events(path)), default=0)
-        self.step = 0
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        """Append one event in a single write."""
-        self.step = event.get("step", self.step)
-        line = json.dumps({**event, "attempt": self.attempt, "time": time.time()})
-        with self.path.open("ab") as file:
-            if file.tell() and not _ends_with_newline(self.path):
-                line = "\n" + line  # a killed attempt left half a line
-            file.write(line.encode() + b"\n")
-
-
 def main(path: Path) -> int:
-    """Run the job of a file in this process; return the exit code."""
+    """Run the job of a file in this process (or as one rank of it); return the exit code."""
     flag = StopFlag()
     signal.signal(signal.SIGTERM, flag.handler)
     signal.signal(signal.SIGINT, flag.handler)
     job = json.loads(path.read_text())
-    die_with_parent(job.get("parent_pid"))
-    events = Path(job["events"])
-    emit = EventFile(events)
-    write_status(events, "running", emit.step)
+    rank = os.environ.get("RANK")
+    die_with_parent(job.get("parent_pid") if rank is None else os.getppid())
+    if rank is None and job["config"].get("devices", 1) > 1:
+        return run_ranks(path, job)
+    emit = EventFile(Path(job["events"]), silent=rank not in (None, "0"))
+    emit.status("running")
     try:
         finished = not flag.set and train(job, emit, flag)
     except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
-        write_status(events, "failed", emit.step, error=f"{type(error).__name__}: {error}")
+        emit.status("failed", error=f"{type(error).__name__}: {error}")
         raise
-    write_status(events, "completed" if finished else "interrupted", emit.step)
+    emit.status("completed" if finished else "interrupted")
     return 0 if finished else INTERRUPTED
+
+
+def run_ranks(path: Path, job: dict[str, Any]) -> int:
+    """Start one process per device under torch.distributed.run; return the run's exit code.
+
+    The agent answers SIGTERM by passing it on and waiting; the status file says how it went, for
+    the agent's own exit code does not (ECOSYSTEM.md C.2).
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    status = beside(Path(job["events"]), "status")
+    status.unlink(missing_ok=True)
+    devices = str(job["config"]["devices"])
+    try:
+        torchrun(
+            ["--standalone", "--nproc-per-node", devices, "-m", "modules.training.fit", str(path)]
+        )
+    except (ChildFailedError, SignalException) as error:
+        log.warning("the ranks ended: %s", error)
+    state = json.loads(status.read_text())["state"] if status.exists() else "failed"
+    return {"completed": 0, "interrupted": INTERRUPTED}.get(state, 1)
 
 
 def train(job: dict[str, Any], emit: Callable[[dict[str, Any]], None], flag: StopFlag) -> bool:
@@ -144,22 +148,6 @@ def die_with_parent(parent: int | None) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def write_status(events: Path, state: str, step: int, *, error: str = "") -> None:
-    """Write the status file by rename."""
-    write_json(beside(events, "status"), {"state": state, "step": step, "error": error})
-
-
-def beside(events: Path, what: str) -> Path:
-    """Return the path of the job, status or log file that belongs to an event file."""
-    return events.with_suffix(".log" if what == "log" else f".{what}.json")
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() == b"\n"
 
 
 # --- the parent --------------------------------------------------------------------------------
@@ -238,39 +226,6 @@ def result_of(events: Path, code: int) -> Result:
         return Result("interrupted", last, f"the training process was ended by {name}{hint}")
     error = status.get("error") or f"exit code {code}; see {beside(events, 'log')}"
     return Result("failed", last, error)
-
-
-def follow_events(path: Path) -> Callable[[], Iterator[dict[str, Any]]]:
-    """Return a function that yields the events appended since its last call (from now on)."""
-    position = path.stat().st_size if path.exists() else 0
-
-    def new() -> Iterator[dict[str, Any]]:
-        nonlocal position
-        if not path.exists():
-            return
-        with path.open("rb") as file:
-            file.seek(position)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        position += len(whole)
-        yield from _parse(whole)
-
-    return new
-
-
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """Return all whole events of a file, in the order they were written."""
-    return list(_parse(path.read_bytes())) if path.exists() else []
-
-
-def _parse(data: bytes) -> Iterator[dict[str, Any]]:
-    for line in data.split(b"\n"):
-        try:
-            event = json.loads(line) if line else None
-        except ValueError:  # the end of a line that a killed attempt did not finish
-            continue
-        if isinstance(event, dict):
-            yield event
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,202 +1,33 @@
-"""What pre-training and fine-tuning share: one optimizer step, resuming, and what happens between.
+"""What pre-training and fine-tuning share: the Trainer, and what happens between two steps.
 
-A Lightning batch is one optimizer step: the list of its micro-batches. The step counter, the data
-position and the dropout masks all follow from one integer, so a checkpoint on a step boundary
-resumes bit for bit (DESIGN.md, decisions 3 to 5; RELIABILITY.md, R1 and R16).
+A Lightning batch is one optimizer step: the list of its micro-batches. Between two steps come the
+loss curve, validation, checkpoints, events, and stopping on request (DESIGN.md, decisions 3 to 5).
 """
 
 import hashlib
 import logging
-import math
 import os
 import signal
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import ParallelStrategy
-from torch import Tensor, nn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from modules.training import state as states
-from modules.training.config import OptimConfig, TrainingConfig
-from modules.training.optim import (
-    build_optimizers,
-    learning_rate,
-    optimizer_tensors,
-    restore_optimizers,
-    set_learning_rate,
-)
-from modules.training.order import mix
+from modules.training.config import TrainingConfig
+from modules.training.step import Training
 
 log = logging.getLogger(__name__)
 
 Emit = Callable[[dict[str, Any]], None]
-LIBRARIES = ("torch", "lightning", "safetensors", "numpy")
-
-
-class Training(L.LightningModule):
-    """A model with its optimizers; children say what the loss of a micro-batch is."""
-
-    def __init__(self, model: nn.Module, optim: OptimConfig, *, total: int, seed: int) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.model = model
-        self.optim, self.total, self.seed = optim, total, seed
-        self.max_bad_steps = 5
-        self.done = 0  # optimizer steps behind us, skipped ones included: the data position
-        self.skipped: list[int] = []  # steps whose loss or gradient was not finite
-        self.curve: list[dict[str, Any]] = []
-        self.recent: list[float] = []  # losses since the last row of the curve
-        self.best: dict[str, Any] = {}  # validation result that model selection keeps
-        self.best_weights: dict[str, Tensor] = {}
-        self.exact = True  # False after resuming under other versions or threads
-        self.lr = 0.0
-        self.loss: float | None = None  # of the last step that was applied
-
-    def micro_loss(self, batch: Any) -> Tensor:
-        """Return one micro-batch's share of the step's loss; the shares add up to the mean."""
-        raise NotImplementedError
-
-    def validate(self) -> dict[str, float]:
-        """Return validation numbers, or nothing where there is no validation data."""
-        raise NotImplementedError
-
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Build the optimizers (Lightning's hook)."""
-        self.raw_optimizers = build_optimizers(self.model, self.optim)
-        return self.raw_optimizers
-
-    def training_step(self, micro_batches: list[Any], index: int) -> None:
-        """Do one optimizer step, or skip it when loss or gradient is not finite."""
-        total = torch.zeros((), device=self.device)
-        for i, batch in enumerate(micro_batches):
-            seed = mix(self.seed, self.done, i, self.global_rank)
-            torch.manual_seed(seed >> 1)  # the dropout masks
-            with self._no_sync(i + 1 < len(micro_batches)):
-                loss = self.micro_loss(batch)
-                self.manual_backward(loss)
-            total += loss.detach()
-        mean = float(self.trainer.strategy.reduce(total, reduce_op="mean"))
-        limit = self.optim.grad_clip or math.inf
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
-        self.lr = learning_rate(self.done, self.total, self.optim)
-        if math.isfinite(mean) and math.isfinite(norm):
-            set_learning_rate(self.raw_optimizers, self.lr)
-            for optimizer in self.raw_optimizers:
-                optimizer.step()
-            self.recent.append(mean)
-            self.loss = mean
-        else:
-            self._skip(mean, norm)
-        for optimizer in self.raw_optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        self.done += 1
-
-    def _skip(self, loss: float, norm: float) -> None:
-        """Leave the weights as they are; stop after too many such steps in a row (R16).
-
-        Raises:
-            FloatingPointError: naming the steps.
-        """
-        step = self.done + 1
-        log.warning("step %d not applied: loss %s, gradient norm %s", step, loss, norm)
-        self.skipped.append(step)
-        last = self.skipped[-self.max_bad_steps :]
-        if len(last) == self.max_bad_steps and last[0] == step - self.max_bad_steps + 1:
-            raise FloatingPointError(
-                f"loss {loss}, gradient norm {norm} at step {step}: not finite {len(last)} steps "
-                f"in a row (none was applied); lower optim.lr or look at the data of these steps"
-            )
-
-    def _no_sync(self, wanted: bool) -> AbstractContextManager[Any]:
-        strategy = self.trainer.strategy
-        if wanted and isinstance(strategy, ParallelStrategy):
-            return strategy.block_backward_sync()
-        return nullcontext()
-
-    def saved(self, fingerprint: str) -> states.State:
-        """Return everything that resuming needs, as of this step boundary."""
-        tensors = {
-            "weights": weights_of(self.model),
-            "optimizer": optimizer_tensors(self.model, self.raw_optimizers),
-            "rng": {"torch": torch.get_rng_state()},  # masks are re-seeded per micro-batch anyway
-        }
-        if self.best_weights:
-            tensors["best"] = self.best_weights
-        values = {
-            "step": self.done,
-            "skipped": self.skipped,
-            "curve": self.curve,
-            "recent": self.recent,
-            "best": self.best,
-            "exact": self.exact,
-            "fingerprint": fingerprint,
-            "environment": environment(),
-        }
-        return states.State({k: v for k, v in tensors.items() if v}, values)
-
-    @torch.no_grad()
-    def restore(self, saved: states.State) -> None:
-        """Continue from a checkpoint (weights and counters; the optimizer once it is built)."""
-        values = saved.values
-        self.done, self.skipped, self.curve = values["step"], values["skipped"], values["curve"]
-        self.recent, self.best, self.exact = values["recent"], values["best"], values["exact"]
-        if values["environment"] != environment():
-            self.exact = False
-            log.warning(
-                "resuming under %s, the checkpoint was made under %s: the last bits may differ",
-                environment(),
-                values["environment"],
-            )
-        put_weights(self.model, saved.tensors["weights"])
-        self.best_weights = saved.tensors.get("best", {})
-        torch.set_rng_state(saved.tensors["rng"]["torch"])
-        self._saved_optimizer: dict[str, Tensor] | None = saved.tensors.get("optimizer", {})
-
-    def on_train_start(self) -> None:
-        """Put the optimizer's state back, now that the weights are where they train."""
-        if getattr(self, "_saved_optimizer", None):
-            restore_optimizers(self.model, self.raw_optimizers, self._saved_optimizer or {})
-            self._saved_optimizer = None
-
-
-def rank_of(trainer: L.Trainer | None) -> tuple[int, int]:
-    """Return this process's rank and the number of ranks."""
-    return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-
-
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the model's parameters by name, each once."""
-    return {name: p.detach() for name, p in model.named_parameters()}
-
-
-@torch.no_grad()
-def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy saved weights into the model.
-
-    Raises:
-        ValueError: names or shapes differ.
-    """
-    own = dict(model.named_parameters())
-    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in weights.items()}:
-        raise ValueError("the checkpoint's weights do not fit this model: another config made them")
-    for name, value in weights.items():
-        own[name].copy_(value)
-
-
-def environment() -> dict[str, Any]:
-    """Return what the last bits depend on: library versions, threads and device."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    versions = {name: version(name) for name in LIBRARIES}
-    return {"versions": versions, "threads": torch.get_num_threads(), "device": device}
 
 
 @dataclass
@@ -218,7 +49,6 @@ class Between(L.Callback):
         self.config, self.safety, self.val_every, self.tokens = config, safety, val_every, tokens
         self.interrupted = False
         self._clock: deque[tuple[float, int]] = deque(maxlen=30)  # (time, step) of late events
-        self._handlers: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, module: Training) -> None:  # type: ignore[override]
         """Start the clock, and take SIGTERM back from Lightning (it would exit with 0)."""
@@ -238,6 +68,8 @@ class Between(L.Callback):
         if last or validation or module.done % self.config.log_every == 0:
             self._add_row(module, validation)
         self._tell(module, validation, last)
+        if trainer.is_global_zero:
+            module.keep()
         stop = self._agreed_to_stop(trainer)
         if stop or module.done % self.config.checkpoint_every == 0:
             self.save(trainer, module)
@@ -325,26 +157,11 @@ def run(
             limit_val_batches=0,
             default_root_dir=safety.folder,
         )
-        trainer.fit(module, datamodule=data)
+        try:
+            trainer.fit(module, datamodule=data)
+        except SIGTERMException:  # it came before on_train_start took the signal back
+            return False
     return not between.interrupted
-
-
-def resume(module: Training, safety: Safety) -> None:
-    """Continue from the newest checkpoint that verifies, if there is one.
-
-    Raises:
-        ValueError: the checkpoint belongs to another config or other inputs.
-    """
-    saved = states.load_newest(safety.folder)
-    if saved is None:
-        return
-    if saved.values["fingerprint"] != safety.fingerprint:
-        raise ValueError(
-            f"{safety.folder} holds checkpoints of another config or other inputs; "
-            "remove it or choose another output directory"
-        )
-    module.restore(saved)
-    log.info("resuming after step %d of %d", module.done, module.total)
 
 
 def fingerprint(config: TrainingConfig, *inputs: str) -> str:
@@ -354,18 +171,28 @@ def fingerprint(config: TrainingConfig, *inputs: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def prepare(config: TrainingConfig, folder: Path) -> None:
-    """Set threads and seed before anything is built.
+def prepare(config: TrainingConfig, safety: Safety) -> states.State | None:
+    """Set threads and seed before anything is built; return the state to go on from, if any.
 
     A resumed run keeps its first thread count unless the config names one: the count decides the
     last bits of every product.
+
+    Raises:
+        ValueError: the checkpoint belongs to another config or other inputs.
     """
-    threads = config.threads
-    if threads is None:
-        saved = states.load_newest(folder)
-        threads = saved.values["environment"]["threads"] if saved else os.cpu_count()
-    torch.set_num_threads(threads or 1)
+    saved = states.load_newest(safety.folder)
+    if saved is not None and saved.values["fingerprint"] != safety.fingerprint:
+        raise ValueError(
+            f"{safety.folder} holds checkpoints of another config or other inputs; "
+            "remove it or choose another output directory"
+        )
+    threads = config.threads or max(1, (os.cpu_count() or 1) // config.devices)
+    if saved is not None:
+        threads = config.threads or saved.values["environment"]["threads"]
+        log.info("resuming after step %d", saved.values["step"])
+    torch.set_num_threads(threads)
     torch.manual_seed(config.seed)
+    return saved
 
 
 @contextmanager
@@ -375,7 +202,7 @@ def reproducible(device: str) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:

@@ -23,8 +23,9 @@ from modules.model import checkpoint
 from modules.model.base import Decoder
 from modules.training import loop
 from modules.training.config import PretrainConfig
-from modules.training.loop import Emit, Safety, Training
+from modules.training.loop import Emit, Safety
 from modules.training.order import Steps, Windows, check_windows, loader
+from modules.training.step import Training, environment, rank_of
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +41,18 @@ class PretrainModule(Training):
         """Take the model and the held-out windows (N, T + 1), if there are any."""
         super().__init__(model, config.optim, total=total, seed=config.seed)
         self.config, self.val = config, val
+        self.keep_at: Callable[[int], None] = lambda step: None  # writes a snapshot
         if config.compile:
             model.compile()
 
     def micro_loss(self, batch: Tensor) -> Tensor:
         """Return this micro-batch's share of the nats per token; windows (B, T + 1)."""
         return self.model.lm_loss(batch[:, :-1], batch[:, 1:]) / self.config.accumulate
+
+    def keep(self) -> None:
+        """Write a snapshot where the config asks for one."""
+        if self.done in self.config.snapshots:
+            self.keep_at(self.done)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -74,7 +81,7 @@ class PretrainData(L.LightningDataModule):
     def micro_batch(self, number: int) -> Tensor:
         """Return this rank's rows (B / ranks, T + 1) of a micro-batch, int64."""
         size = self.config.batch_size
-        rank, ranks = loop.rank_of(self.trainer)
+        rank, ranks = rank_of(self.trainer)
         rows = np.arange(rank * size // ranks, (rank + 1) * size // ranks) + number * size
         return windows_at(self.tokens, self.windows.starts(rows), self.config.window)
 
@@ -133,14 +140,16 @@ def pretrain(
         stopping=stopping,
     )
     check_vocabulary(tokens, tokenizer, config)
-    loop.prepare(config, safety.folder)
+    saved = loop.prepare(config, safety)
     train = read_split(tokens, "train", verify=True)
     windows = Windows(len(train), config.window, config.seed)
     check_windows(windows)
     total = config.total_steps(windows.per_epoch)
     val = held_out(read_split(tokens, "val"), config.window, config.val_windows)
     module = PretrainModule(checkpoint.build(config.model), config, val, total=total)
-    loop.resume(module, safety)
+    module.keep_at = lambda step: write_checkpoint(module, tokenizer, out / f"snapshots/{step:08d}")
+    if saved is not None:
+        module.restore(saved)
     data = PretrainData(train, config, start=module.done, stop=total)
     tokens_per_step = config.tokens_per_step
     if not loop.run(
@@ -148,7 +157,7 @@ def pretrain(
     ):
         return None
     if module.global_rank == 0:
-        write_checkpoint(module, tokenizer, out, training_facts(module, config))
+        write_checkpoint(module, tokenizer, out)
         shutil.rmtree(safety.folder, ignore_errors=True)
     return {
         "steps": total,
@@ -157,18 +166,18 @@ def pretrain(
     }
 
 
-def write_checkpoint(
-    module: PretrainModule, tokenizer: Path, out: Path, facts: dict[str, Any]
-) -> None:
+def write_checkpoint(module: PretrainModule, tokenizer: Path, out: Path) -> None:
     """Write a checkpoint/ directory: config, weights, tokenizer, facts and the loss curve."""
+    out.mkdir(parents=True, exist_ok=True)
     bpe.load(tokenizer).save(out / "tokenizer")
     write_jsonl(out / "curve.jsonl", module.curve)
-    write_json(out / "training.json", facts)
+    write_json(out / "training.json", training_facts(module))
     checkpoint.save(module.model, out)
 
 
-def training_facts(module: PretrainModule, config: PretrainConfig) -> dict[str, Any]:
+def training_facts(module: PretrainModule) -> dict[str, Any]:
     """Return what training.json says about a run; nothing in it depends on the clock."""
+    config = module.config
     losses = [row for row in module.curve if "val_loss" in row]
     return {
         "config": config.model_dump(mode="json"),
@@ -181,7 +190,7 @@ def training_facts(module: PretrainModule, config: PretrainConfig) -> dict[str, 
         "precision": config.real_precision,
         "skipped_steps": module.skipped,
         "exact": module.exact,
-        "environment": loop.environment(),
+        "environment": environment(),
     }
 
 

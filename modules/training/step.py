@@ -1,0 +1,192 @@
+"""One optimizer step, and all it takes to repeat it: the LightningModule both trainings build on.
+
+The step counter, the data position and the dropout masks all follow from one integer, so a
+checkpoint on a step boundary resumes bit for bit (DESIGN.md, decisions 4 and 5; RELIABILITY.md, R1
+and R16).
+"""
+
+import logging
+import math
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor, nn
+
+from modules.training import state as states
+from modules.training.config import OptimConfig
+from modules.training.optim import (
+    build_optimizers,
+    learning_rate,
+    optimizer_tensors,
+    restore_optimizers,
+    set_learning_rate,
+)
+from modules.training.order import mix
+
+log = logging.getLogger(__name__)
+
+LIBRARIES = ("torch", "lightning", "safetensors", "numpy")
+
+
+class Training(L.LightningModule):
+    """A model with its optimizers; children say what the loss of a micro-batch is."""
+
+    def __init__(self, model: nn.Module, optim: OptimConfig, *, total: int, seed: int) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.optim, self.total, self.seed = optim, total, seed
+        self.max_bad_steps = 5
+        self.done = 0  # optimizer steps behind us, skipped ones included: the data position
+        self.skipped: list[int] = []  # steps whose loss or gradient was not finite
+        self.curve: list[dict[str, Any]] = []
+        self.recent: list[float] = []  # losses since the last row of the curve
+        self.best: dict[str, Any] = {}  # validation result that model selection keeps
+        self.best_weights: dict[str, Tensor] = {}
+        self.exact = True  # False after resuming under other versions or threads
+        self._saved_optimizer: dict[str, Tensor] = {}  # until the optimizers are there
+        self.lr = 0.0
+        self.loss: float | None = None  # of the last step that was applied
+
+    def micro_loss(self, batch: Any) -> Tensor:
+        """Return one micro-batch's share of the step's loss; the shares add up to the mean."""
+        raise NotImplementedError
+
+    def validate(self) -> dict[str, float]:
+        """Return validation numbers, or nothing where there is no validation data."""
+        raise NotImplementedError
+
+    def keep(self) -> None:
+        """Put aside what the run should keep of this step (called before it is saved)."""
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Build the optimizers (Lightning's hook)."""
+        self.raw_optimizers = build_optimizers(self.model, self.optim)
+        return self.raw_optimizers
+
+    def training_step(self, micro_batches: list[Any], index: int) -> None:
+        """Do one optimizer step, or skip it when loss or gradient is not finite."""
+        total = torch.zeros((), device=self.device)
+        for i, batch in enumerate(micro_batches):
+            seed = mix(self.seed, self.done, i, self.global_rank)
+            torch.manual_seed(seed >> 1)  # the dropout masks
+            with self._no_sync(i + 1 < len(micro_batches)):
+                loss = self.micro_loss(batch)
+                self.manual_backward(loss)
+            total += loss.detach()
+        mean = float(self.trainer.strategy.reduce(total, reduce_op="mean"))
+        limit = self.optim.grad_clip or math.inf
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        self.lr = learning_rate(self.done, self.total, self.optim)
+        if math.isfinite(mean) and math.isfinite(norm):
+            set_learning_rate(self.raw_optimizers, self.lr)
+            for optimizer in self.raw_optimizers:
+                optimizer.step()
+            self.recent.append(mean)
+            self.loss = mean
+        else:
+            self._skip(mean, norm)
+        for optimizer in self.raw_optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.done += 1
+
+    def _skip(self, loss: float, norm: float) -> None:
+        """Leave the weights as they are; stop after too many such steps in a row (R16).
+
+        Raises:
+            FloatingPointError: naming the steps.
+        """
+        step = self.done + 1
+        log.warning("step %d not applied: loss %s, gradient norm %s", step, loss, norm)
+        self.skipped.append(step)
+        last = self.skipped[-self.max_bad_steps :]
+        if len(last) == self.max_bad_steps and last[0] == step - self.max_bad_steps + 1:
+            raise FloatingPointError(
+                f"loss {loss}, gradient norm {norm} at step {step}: not finite {len(last)} steps "
+                f"in a row (none was applied); lower optim.lr or look at the data of these steps"
+            )
+
+    def _no_sync(self, wanted: bool) -> AbstractContextManager[Any]:
+        strategy = self.trainer.strategy
+        if wanted and isinstance(strategy, ParallelStrategy):
+            return strategy.block_backward_sync()
+        return nullcontext()
+
+    def saved(self, fingerprint: str) -> states.State:
+        """Return everything that resuming needs, as of this step boundary."""
+        tensors = {
+            "weights": weights_of(self.model),
+            "optimizer": optimizer_tensors(self.model, self.raw_optimizers),
+            "rng": {"torch": torch.get_rng_state()},  # masks are re-seeded per micro-batch anyway
+        }
+        if self.best_weights:
+            tensors["best"] = self.best_weights
+        values = {
+            "step": self.done,
+            "skipped": self.skipped,
+            "curve": self.curve,
+            "recent": self.recent,
+            "best": self.best,
+            "exact": self.exact,
+            "fingerprint": fingerprint,
+            "environment": environment(),
+        }
+        return states.State({k: v for k, v in tensors.items() if v}, values)
+
+    @torch.no_grad()
+    def restore(self, saved: states.State) -> None:
+        """Continue from a checkpoint (weights and counters; the optimizer once it is built)."""
+        values = saved.values
+        self.done, self.skipped, self.curve = values["step"], values["skipped"], values["curve"]
+        self.recent, self.best, self.exact = values["recent"], values["best"], values["exact"]
+        if values["environment"] != environment():
+            self.exact = False
+            log.warning(
+                "resuming under %s, the checkpoint was made under %s: the last bits may differ",
+                environment(),
+                values["environment"],
+            )
+        put_weights(self.model, saved.tensors["weights"])
+        self.best_weights = saved.tensors.get("best", {})
+        torch.set_rng_state(saved.tensors["rng"]["torch"])
+        self._saved_optimizer = saved.tensors.get("optimizer", {})
+
+    def on_train_start(self) -> None:
+        """Put the optimizer's state back, now that the weights are where they train."""
+        restore_optimizers(self.model, self.raw_optimizers, self._saved_optimizer)
+        self._saved_optimizer = {}
+
+
+def rank_of(trainer: L.Trainer | None) -> tuple[int, int]:
+    """Return this process's rank and the number of ranks."""
+    return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the model's parameters by name, each once."""
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+@torch.no_grad()
+def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy saved weights into the model.
+
+    Raises:
+        ValueError: names or shapes differ.
+    """
+    own = dict(model.named_parameters())
+    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in weights.items()}:
+        raise ValueError("the checkpoint's weights do not fit this model: another config made them")
+    for name, value in weights.items():
+        own[name].copy_(value)
+
+
+def environment() -> dict[str, Any]:
+    """Return what the last bits depend on: library versions, threads and device."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    versions = {name: version(name) for name in LIBRARIES}
+    return {"versions": versions, "threads": torch.get_num_threads(), "device": device}
