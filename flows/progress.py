@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -17,6 +18,15 @@ logger = logging.getLogger(__name__)
 
 UI_SECONDS = 2.0  # between updates of the artifact (each is a request)
 LOG_SECONDS = 15.0  # between log lines where there is no terminal to draw a bar in
+
+
+def _publish(artifact: UUID | None, percent: float, key: str, text: str) -> UUID:
+    """Create the progress artifact of a step, or bring it up to date; return its id."""
+    if artifact is None:
+        made: UUID = create_progress_artifact(percent, key=key, description=text)  # type: ignore[assignment]
+        return made
+    update_progress_artifact(artifact, progress=percent, description=text)
+    return artifact
 
 
 @contextmanager
@@ -35,7 +45,7 @@ def reporting(key: str, what: str) -> Iterator[Report]:
         transient=True,
         disable=not terminal,
     )
-    in_task = TaskRunContext.get() is not None
+    context = copy_context() if TaskRunContext.get() else None  # steps may report from threads
     artifact: UUID | None = None
     shown = logged = time.monotonic()
 
@@ -47,13 +57,10 @@ def reporting(key: str, what: str) -> Iterator[Report]:
             bar.update(row, completed=done, total=total or None, note=note)
             now, percent = time.monotonic(), 100.0 * min(done, total) / (total or 1)
             last = 0 < total <= done
-            if in_task and (last or now - shown >= UI_SECONDS):
+            if context is not None and (last or now - shown >= UI_SECONDS):
                 shown = now
                 text = f"{what}: {note}" if note else what
-                if artifact is None:
-                    artifact = create_progress_artifact(percent, key=key, description=text)  # type: ignore[assignment]
-                else:
-                    update_progress_artifact(artifact, progress=percent, description=text)
+                artifact = context.copy().run(_publish, artifact, percent, key, text)
             if not terminal and now - logged >= LOG_SECONDS:
                 logged = now
                 of = f" of {total:,} ({percent:.0f} %)" if total else ""

@@ -1,7 +1,6 @@
 """Files that are whole or absent: atomic writes, hashes, JSON lines plain or zstd-compressed."""
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -101,10 +100,10 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         ValueError: a line is not a JSON object; the message names file and line.
     """
     with path.open("rb") as raw:
-        stream: Any = raw
-        if path.suffix == ".zst":
-            stream = zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(raw)
-        for number, line in enumerate(io.BufferedReader(stream, 2**20), 1):
+        blocks = (
+            _unpacked(path, raw) if path.suffix == ".zst" else iter(lambda: raw.read(2**20), b"")
+        )
+        for number, line in enumerate(_lines(path, blocks), 1):
             if not line.strip():
                 continue
             try:
@@ -114,3 +113,37 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             if not isinstance(row, dict):
                 raise ValueError(f"{path}, line {number}: expected an object, got {line[:40]!r}")
             yield row
+
+
+def _unpacked(path: Path, raw: IO[bytes]) -> Iterator[bytes]:
+    """Yield the content of a zstd file, frame by frame.
+
+    Raises:
+        ValueError: it is no zstd, or ends in the middle of a frame (stream_reader would be silent).
+    """
+    frame = None
+    data = b""
+    while data or (data := raw.read(2**20)):
+        if frame is None:
+            frame = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+        try:
+            yield frame.decompress(data)
+        except zstandard.ZstdError as error:
+            raise ValueError(f"{path}: damaged zstd data ({error}); get the file again") from None
+        data = b""
+        if frame.eof:
+            data, frame = frame.unused_data, None
+    if frame is not None:
+        raise ValueError(f"{path}: cut off in the middle of its zstd data; get the file again")
+
+
+def _lines(path: Path, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield lines ended by a newline byte (the last one may lack it)."""
+    rest = b""
+    for block in blocks:
+        *whole, rest = (rest + block).split(b"\n")
+        if len(rest) > MAX_LINE:
+            raise ValueError(f"{path}: a line is longer than {MAX_LINE >> 20} MiB")
+        yield from whole
+    if rest:
+        yield rest
