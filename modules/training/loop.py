@@ -48,6 +48,7 @@ class Between(L.Callback):
     ) -> None:
         self.config, self.safety, self.val_every, self.tokens = config, safety, val_every, tokens
         self.interrupted = False
+        self._warm = False
         self._clock: deque[tuple[float, int]] = deque(maxlen=30)  # (time, step) of late events
 
     def on_train_start(self, trainer: L.Trainer, module: Training) -> None:  # type: ignore[override]
@@ -93,12 +94,13 @@ class Between(L.Callback):
 
     def _tell(self, module: Training, validation: dict[str, float], last: bool) -> None:
         now = time.monotonic()
-        first = len(self._clock) == 1
+        first = not self._warm
         if not (validation or last or first or now - self._clock[-1][0] >= 1.0):
             return
         seconds, steps = now - self._clock[0][0], module.done - self._clock[0][1]
         if first:
             self._clock.clear()  # the first step warms up and says nothing about the rate
+            self._warm = True
         self._clock.append((now, module.done))
         event = {
             "step": module.done,
@@ -110,8 +112,8 @@ class Between(L.Callback):
             "skipped": len(module.skipped),
             **validation,
         }
-        if module.loss is not None:
-            event["loss"] = module.loss
+        if module.loss is not None:  # numbers of the last step that was applied
+            event |= {"loss": module.loss, "grad_norm": module.norm}
         self.safety.emit(event)
 
     def _agreed_to_stop(self, trainer: L.Trainer) -> bool:

@@ -51,6 +51,7 @@ class Training(L.LightningModule):
         self._saved_optimizer: dict[str, Tensor] = {}  # until the optimizers are there
         self.lr = 0.0
         self.loss: float | None = None  # of the last step that was applied
+        self.norm = 0.0  # of its gradient, before clipping
 
     def micro_loss(self, batch: Any) -> Tensor:
         """Return one micro-batch's share of the step's loss; the shares add up to the mean."""
@@ -87,7 +88,7 @@ class Training(L.LightningModule):
             for optimizer in self.raw_optimizers:
                 optimizer.step()
             self.recent.append(mean)
-            self.loss = mean
+            self.loss, self.norm = mean, norm
         else:
             self._skip(mean, norm)
         for optimizer in self.raw_optimizers:
