@@ -1,0 +1,165 @@
+"""Pre-training in this process: it learns, skips bad steps, validates on fixed windows."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from modules.corpus.shards import read_split
+from modules.files import read_jsonl
+from modules.model.base import Decoder
+from modules.model.checkpoint import load
+from modules.training import state
+from modules.training.config import OptimConfig, PretrainConfig
+from modules.training.pretrain import PretrainData, held_out, pretrain
+
+
+def config_of(tiny, **changes) -> PretrainConfig:
+    return PretrainConfig(
+        **{
+            "model": tiny,
+            "optim": OptimConfig(lr=1e-2, warmup_steps=2),
+            "batch_size": 8,
+            "max_steps": 30,
+            "val_every": 10,
+            "val_windows": 6,
+            "threads": 1,
+            "precision": "32-true",
+            "accelerator": "cpu",
+            **changes,
+        }
+    )
+
+
+def paths(corpus):
+    return Path(corpus["tokens"]), Path(corpus["tokenizer"])
+
+
+def test_it_learns_and_writes_the_contract(corpus, tiny, tmp_path):
+    events = []
+    config = config_of(tiny, snapshots=(10,))
+    counts = pretrain(*paths(corpus), tmp_path, config, emit=events.append)
+    assert counts == {"steps": 30, "tokens": 30 * 8 * 32, "parameters": tiny.n_params}
+    names = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    whole = {
+        "config.json",
+        "curve.jsonl",
+        "model.safetensors",
+        "tokenizer/encoder.json",
+        "tokenizer/vocab.bpe",
+        "training.json",
+    }
+    assert names == whole | {f"snapshots/00000010/{name}" for name in whole}
+    facts = json.loads((tmp_path / "training.json").read_text())
+    curve = list(read_jsonl(tmp_path / "curve.jsonl"))
+    assert [row["step"] for row in curve] == [10, 20, 30]
+    losses = [row["val_loss"] for row in curve]
+    assert losses[0] > losses[-1] and facts["val_loss"] == losses[-1] < 4.5  # ln 280 = 5.63
+    assert facts["exact"] and facts["skipped_steps"] == []
+    assert events[0]["step"] == 1 and events[-1]["step"] == 30 and events[-1]["grad_norm"] > 0
+
+    # the stored loss is the loss of the stored model on the first of the windows
+    model = load(tmp_path)
+    windows = held_out(read_split(Path(corpus["tokens"]), "val"), 32, 6)
+    with torch.no_grad():
+        again = model.lm_loss(windows[:, :-1], windows[:, 1:])
+    assert float(again) == pytest.approx(facts["val_loss"], rel=1e-5)
+    assert not torch.equal(load(tmp_path / "snapshots/00000010").wte.weight, model.wte.weight)
+
+
+def test_targets_are_the_tokens_one_further(corpus, tiny):
+    tokens = read_split(Path(corpus["tokens"]), "train")
+    data = PretrainData(tokens, config_of(tiny, accumulate=3), start=0, stop=30)
+    batches = data.step(4)
+    assert [b.shape for b in batches] == [(8, 33)] * 3 and batches[0].dtype == torch.int64
+    text = tokens.read(0, len(tokens)).tolist()
+    row = batches[1][5].tolist()
+    assert any(text[i : i + 33] == row for i in range(len(text)))
+
+
+def test_gradient_accumulation_is_the_mean_over_micro_batches(corpus, tiny, tmp_path):
+    still = tiny.but(embd_dropout=0, attn_dropout=0, resid_dropout=0)
+    for name, sizes in {"a": (8, 1), "b": (2, 4)}.items():
+        size, accumulate = sizes
+        config = config_of(still, batch_size=size, accumulate=accumulate, max_steps=5)
+        (tmp_path / name).mkdir()
+        pretrain(*paths(corpus), tmp_path / name, config)
+    a, b = load(tmp_path / "a").state_dict(), load(tmp_path / "b").state_dict()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_steps_are_not_applied(bad, corpus, tiny, tmp_path, monkeypatch):
+    real, calls = Decoder.lm_loss, []
+
+    def sometimes(self, tokens, targets):
+        loss = real(self, tokens, targets)
+        if self.training:
+            calls.append(1)
+        return loss * bad if self.training and len(calls) in (3, 4, 7) else loss
+
+    monkeypatch.setattr(Decoder, "lm_loss", sometimes)
+    events = []
+    pretrain(*paths(corpus), tmp_path, config_of(tiny, max_steps=10), emit=events.append)
+    facts = json.loads((tmp_path / "training.json").read_text())
+    assert facts["skipped_steps"] == [3, 4, 7] and events[-1]["skipped"] == 3
+    assert all(torch.isfinite(p).all() for p in load(tmp_path).parameters())
+
+
+def test_too_many_bad_steps_in_a_row_stop_the_run(corpus, tiny, tmp_path, monkeypatch):
+    real = Decoder.lm_loss
+    calls = []
+
+    def after_six(self, tokens, targets):
+        calls.append(1)
+        return real(self, tokens, targets) * (float("nan") if len(calls) > 6 else 1)
+
+    monkeypatch.setattr(Decoder, "lm_loss", after_six)
+    config = config_of(tiny, checkpoint_every=4, max_bad_steps=3, val_every=0)
+    with pytest.raises(FloatingPointError, match="at step 9: not finite 3 steps in a row"):
+        pretrain(*paths(corpus), tmp_path, config)
+    kept = state.load_newest(tmp_path / "state")  # 8: before the third bad step
+    assert kept.values["skipped"] in ([], [7, 8])
+    assert all(torch.isfinite(t).all() for t in kept.tensors["weights"].values())
+
+
+def test_a_damaged_state_costs_steps_not_the_result(corpus, tiny, tmp_path, digests, caplog):
+    config = config_of(tiny, checkpoint_every=5)
+    pretrain(*paths(corpus), tmp_path / "whole", config)
+    steps = iter(range(100))
+    stopped = pretrain(*paths(corpus), tmp_path / "cut", config, stopping=lambda: next(steps) >= 16)
+    assert stopped is None
+    newest = max((tmp_path / "cut/state").glob("step-*"))
+    weights = newest / "weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    pretrain(*paths(corpus), tmp_path / "cut", config)
+    assert f"{newest.name}: weights.safetensors is damaged" in caplog.text
+    assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
+
+
+def test_resuming_under_other_versions_is_not_called_exact(corpus, tiny, tmp_path, monkeypatch):
+    config = config_of(tiny)
+    pretrain(*paths(corpus), tmp_path, config, stopping=lambda: True)
+    monkeypatch.setattr("modules.training.step.version", lambda name: "0.0")
+    pretrain(*paths(corpus), tmp_path, config)
+    assert json.loads((tmp_path / "training.json").read_text())["exact"] is False
+
+
+def test_mistakes_are_named(corpus, tiny, tmp_path, pretrained):
+    with pytest.raises(ValueError, match="give max_steps or epochs"):
+        config_of(tiny, max_steps=None)
+    with pytest.raises(ValueError, match="context 64 is more than the model has: 32"):
+        config_of(tiny, context=64)
+    with pytest.raises(ValueError, match=r"model\.vocab_size is 100: set it to 280"):
+        pretrain(*paths(corpus), tmp_path, config_of(tiny.but(vocab_size=100)))
+    with pytest.raises(FileNotFoundError, match=r"index\.json"):
+        pretrain(tmp_path, Path(corpus["tokenizer"]), tmp_path, config_of(tiny))
+
+
+def test_epochs_count_windows(tiny):
+    config = config_of(tiny, max_steps=None, epochs=2, batch_size=4, accumulate=2)
+    assert config.total_steps(100) == 25
