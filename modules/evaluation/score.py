@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from modules.evaluation.config import Precision
@@ -260,7 +261,6 @@ def token_logprobs(model: Decoder, rows: Tensor, targets: Tensor) -> tuple[list[
         for start in range(0, len(rows), step):
             target = targets[start : start + step]  # (n,)
             logits = model.logits(rows[start : start + step].float())  # (n, V)
-            picked = logits.gather(1, target[:, None]).squeeze(1)
-            logprobs += (picked - logits.logsumexp(1)).tolist()
-            greedy += (logits.argmax(1) == target).tolist()
+            logprobs += (-F.cross_entropy(logits, target, reduction="none")).tolist()
+            greedy += (logits.gather(1, target[:, None])[:, 0] >= logits.amax(1)).tolist()
     return logprobs, greedy

@@ -8,7 +8,7 @@ here the shortest SHOTS example pairs, so that short contexts hold them, and sac
 from modules.evaluation.metrics import bleu
 from modules.task import Prompt, Row, Task, row_id
 
-SHOTS = 5
+SHOTS = 3
 
 
 def prompts(rows: list[Row], source: str, target: str) -> list[Prompt]:
@@ -40,7 +40,7 @@ TASK = Task(
     paper="GPT-2 section 3.7",
     reference={"1542M, BLEU": 5.0},
     generation={
-        "max_new_tokens": 64,
+        "max_new_tokens": 80,
         "temperature": 0.0,
         "first_sentences": 1,
         "stop_at_line_end": True,

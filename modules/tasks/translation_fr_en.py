@@ -22,7 +22,7 @@ TASK = Task(
     paper="GPT-2 section 3.7",
     reference={"1542M, BLEU": 11.5},
     generation={
-        "max_new_tokens": 64,
+        "max_new_tokens": 80,
         "temperature": 0.0,
         "first_sentences": 1,
         "stop_at_line_end": True,
