@@ -36,8 +36,9 @@ app = typer.Typer(
     Everything a command makes is kept by fingerprint: the same inputs, settings and code are never
     computed twice, and a command that was killed continues when it is given again.""",
 )
-console = Console()
-errors = Console(stderr=True)
+WIDE = 118  # columns where nobody's terminal says otherwise
+console = Console(width=None if sys.stdout.isatty() else WIDE)
+errors = Console(stderr=True, width=None if sys.stderr.isatty() else WIDE)
 
 Setting = Annotated[
     list[str] | None,
@@ -118,8 +119,9 @@ def changed(config: Any, changes: list[str]) -> Any:
 @app.command()
 def run(preset: Preset = "sample", settings: Setting = None) -> None:
     """Run the whole chain of a preset: corpus, pretraining, fine-tuning, evaluation, registry."""
-    workspace = _begin()
     config = load_preset(preset, settings)
+    config.check(_workspace().data)
+    workspace = _begin()
     from flows.reproduce import reproduce
 
     summary = _flow(reproduce, config)
@@ -129,8 +131,10 @@ def run(preset: Preset = "sample", settings: Setting = None) -> None:
 @app.command()
 def corpus(preset: Preset = "sample", settings: Setting = None) -> None:
     """Make the corpus of a preset: dumps, links, pages, text, clean documents, token shards."""
-    _begin()
     config = load_preset(preset, settings)
+    for what in ("dumps", "warcs", "extra"):
+        config.corpus.paths(_workspace().data, what)
+    _begin()
     from flows.corpus import prepare_corpus
 
     console.print(f"tokens: [bold]{_flow(prepare_corpus, config.corpus)}[/bold]")
@@ -143,11 +147,12 @@ def pretrain(
     settings: Setting = None,
 ) -> None:
     """Pretrain the model of a preset on token shards that are there."""
-    _begin()
     config = load_preset(preset, settings)
+    tokens = _known(tokens or f"tokens/{config.name}")
+    _begin()
     from flows.pretrain import pretrain as flow
 
-    made = _flow(flow, config.pretrain, name=config.name, tokens=tokens or f"tokens/{config.name}")
+    made = _flow(flow, config.pretrain, name=config.name, tokens=tokens)
     console.print(f"checkpoint: [bold]{made}[/bold]")
 
 
@@ -159,16 +164,14 @@ def finetune(
     settings: Setting = None,
 ) -> None:
     """Fine-tune a checkpoint on each task of a preset (GPT-1's input formats)."""
-    _begin()
     config = load_preset(preset, settings)
+    asked = config.finetune.but(tasks=tuple(task)) if task else config.finetune
+    asked.chosen()
+    checkpoint = _known(checkpoint or f"checkpoint/{config.name}")
+    _begin()
     from flows.finetune import finetune as flow
 
-    made = _flow(
-        flow,
-        config.finetune.but(tasks=tuple(task)) if task else config.finetune,
-        name=config.name,
-        checkpoint=checkpoint or f"checkpoint/{config.name}",
-    )
+    made = _flow(flow, asked, name=config.name, checkpoint=checkpoint)
     _print_scores([row for scores in made.values() for row in scores["scores"]])
 
 
@@ -180,16 +183,14 @@ def evaluate(
     settings: Setting = None,
 ) -> None:
     """Score a checkpoint without training it (GPT-2's zero-shot protocols)."""
-    _begin()
     config = load_preset(preset, settings)
+    asked = config.zero_shot.but(tasks=tuple(task)) if task else config.zero_shot
+    asked.chosen()
+    checkpoint = _known(checkpoint or f"checkpoint/{config.name}")
+    _begin()
     from flows.evaluate import zero_shot
 
-    made = _flow(
-        zero_shot,
-        config.zero_shot.but(tasks=tuple(task)) if task else config.zero_shot,
-        name=config.name,
-        checkpoint=checkpoint or f"checkpoint/{config.name}",
-    )
+    made = _flow(zero_shot, asked, name=config.name, checkpoint=checkpoint)
     _print_scores([row for scores in made.values() for row in scores["scores"]])
 
 
@@ -200,15 +201,11 @@ def promote(
     force: Annotated[bool, typer.Option(help="Promote even if its scores are not better.")] = False,
 ) -> None:
     """Register a checkpoint under a model's name; make it champion if its scores say so."""
+    checkpoint = _known(checkpoint or f"checkpoint/{name.removeprefix('textmill-')}")
     _begin()
     from flows.promote import promote as flow
 
-    made = _flow(
-        flow,
-        name,
-        checkpoint=checkpoint or f"checkpoint/{name.removeprefix('textmill-')}",
-        force=force,
-    )
+    made = _flow(flow, name, checkpoint=checkpoint, force=force)
     console.print(made["decision"])
 
 
@@ -219,8 +216,9 @@ def study(
     settings: Setting = None,
 ) -> None:
     """Compare pretrained with from-scratch on every task of a preset, over several seeds."""
-    _begin()
     config = load_preset(preset, settings)
+    _known(f"checkpoint/{config.name}")
+    _begin()
     from flows.study import study as flow
 
     summary = _flow(flow, config.finetune, name=config.name, seeds=seeds)
@@ -250,6 +248,8 @@ def status() -> None:
     """Show what is running, what was interrupted, and where the UIs are."""
     from flows.settings import enter, running_services
     from registry import catalogue
+    from registry.db import reading
+    from registry.tables import Status
 
     workspace = enter()
     services = running_services(workspace)
@@ -261,8 +261,18 @@ def status() -> None:
     else:
         console.print("servers: not running (start them with `textmill up`)")
     table = Table("started", "stage", "state", "took", "what to do", title="Newest runs")
-    for row in catalogue.recent_runs(workspace, limit=15):
-        table.add_row(*row)
+    with reading(workspace.database_url) as session:
+        dead = {run.id for run in catalogue.interrupted_runs(session)}
+        for run in catalogue.list_runs(session, limit=15):
+            gone = run.id in dead or run.status == Status.INTERRUPTED
+            end = f"{(run.ended - run.started).total_seconds():.0f} s" if run.ended else ""
+            table.add_row(
+                f"{run.started:%Y-%m-%d %H:%M:%S}",
+                run.stage if run.name == run.stage else f"{run.stage} {run.name}",
+                "interrupted" if gone else str(run.status),
+                end,
+                "run the same command again to continue" if gone else run.detail[:60],
+            )
     console.print(table)
 
 
@@ -376,6 +386,20 @@ def _flow(flow: Any, *arguments: Any, **named: Any) -> Any:
         fail("stopped by a signal; run the same command again to continue", INTERRUPTED)
     except Interrupted as error:
         fail(str(error), INTERRUPTED)
+
+
+def _workspace() -> Any:
+    from flows.settings import enter
+
+    return enter()
+
+
+def _known(reference: str) -> str:
+    """Return a reference that names something, before anything is started for it."""
+    from registry import artifacts
+
+    artifacts.look_up(_workspace(), reference)
+    return reference
 
 
 def _begin() -> Any:

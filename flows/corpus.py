@@ -6,34 +6,13 @@ from typing import Any
 from prefect import flow
 
 from flows.charts import bars, inline, markdown_table
-from flows.stage import Stage, show, stage
+from flows.stage import Inputs, Stage, show, stage
 from modules import presets
 from modules.files import Progress
 from modules.run import CorpusConfig, TokenizerStep
 from registry import versions
 from registry.artifacts import Artifact
 from registry.tables import Kind
-
-
-def input_paths(root: Path, names: tuple[str, ...], what: str) -> list[Path]:
-    """Return existing paths below the data folder for names in a config.
-
-    Raises:
-        FileNotFoundError: one is not there; the message says how to get it.
-        ValueError: a name leaves the data folder.
-    """
-    paths = []
-    for name in names:
-        path = root / name
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise ValueError(f"{what} {name!r} leads out of {root}; give a path below it")
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{what} {path} is not there; bring the data (`make data`, or `dvc pull data.dvc`) "
-                f"or change corpus.{what}"
-            )
-        paths.append(path)
-    return paths
 
 
 @flow(name="prepare_corpus", flow_run_name="corpus-{config.name}", log_prints=False)
@@ -48,9 +27,9 @@ def prepare_corpus(config: CorpusConfig = presets.SAMPLE.corpus) -> str:
     """
     with stage("prepare_corpus", config.model_dump(mode="json")) as at:
         data = at.workspace.data
-        dumps = input_paths(data, config.dumps, "dumps")
-        warcs = input_paths(data, config.warcs, "warcs")
-        extra = input_paths(data, config.extra, "extra")
+        dumps = config.paths(data, "dumps")
+        warcs = config.paths(data, "warcs")
+        extra = config.paths(data, "extra")
         links = make_links(at, config, dumps)
         pages = make_pages(at, config, links, warcs)
         text = make_text(at, config, pages, warcs)
@@ -82,7 +61,7 @@ def make_pages(at: Stage, config: CorpusConfig, links: Artifact, warcs: list[Pat
         root = at.workspace.data
         return select_pages(links.path, warcs, root, out, config.pages, progress=progress)
 
-    inputs = {"links": links, "warcs": versions.data_fingerprint(at.workspace, warcs)}
+    inputs: Inputs = {"links": links, "warcs": versions.data_fingerprint(at.workspace, warcs)}
     return at.make(Kind.PAGES, config.name, step, config=config.pages, inputs=inputs, version=1)
 
 
@@ -94,7 +73,7 @@ def make_text(at: Stage, config: CorpusConfig, pages: Artifact, warcs: list[Path
 
         return extract_text(pages.path, at.workspace.data, out, config.extract, progress=progress)
 
-    inputs = {"pages": pages, "warcs": versions.data_fingerprint(at.workspace, warcs)}
+    inputs: Inputs = {"pages": pages, "warcs": versions.data_fingerprint(at.workspace, warcs)}
     name = f"{config.name}-text"
     return at.make(Kind.DOCUMENTS, name, step, config=config.extract, inputs=inputs, version=1)
 
@@ -107,7 +86,7 @@ def make_documents(at: Stage, config: CorpusConfig, text: Artifact, extra: list[
 
         return clean(text.path, extra, out, config.clean, progress=progress)
 
-    inputs = {"text": text, "extra": versions.data_fingerprint(at.workspace, extra)}
+    inputs: Inputs = {"text": text, "extra": versions.data_fingerprint(at.workspace, extra)}
     return at.make(Kind.DOCUMENTS, config.name, step, config=config.clean, inputs=inputs, version=1)
 
 

@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from flows.services import port_is_free
 from flows.settings import MLFLOW_PORT, PREFECT_PORT, enter, running_services
-from registry import catalogue, db
+from registry import catalogue, db, outbox
 from registry.workspace import Workspace
 
 MIN_FREE = 5 * 2**30  # bytes: three checkpoints of GPT-2 small with their optimizer state
@@ -98,7 +98,7 @@ def allocator_check() -> Check:
     """Which memory allocator will training processes run with?"""
     from modules.training.fit import child_environment
 
-    preload = child_environment().get("LD_PRELOAD", "")
+    preload = child_environment(os.environ).get("LD_PRELOAD", "")
     if preload:
         return Check("allocator", True, Path(preload).name)
     return Check(
@@ -124,7 +124,7 @@ def catalogue_checks(workspace: Workspace) -> Iterator[Check]:
     """Is the catalogue readable, and does MLflow know all it should?"""
     with db.reading(workspace.database_url) as session:
         total = len(catalogue.list_artifacts(session))
-        waiting = catalogue.count_pending(session, "mlflow")
+        waiting = len(outbox.pending(session, "mlflow"))
         dead = catalogue.interrupted_runs(session)
     yield Check("catalogue", True, f"{total} artifacts in {db.redacted(workspace.database_url)}")
     yield Check(

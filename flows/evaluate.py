@@ -8,10 +8,10 @@ from prefect import flow
 
 from flows.charts import markdown_table
 from flows.stage import Stage, show, stage
-from modules import presets, tasks
+from modules import presets
 from modules.files import Progress, find_jsonl, write_json
 from modules.run import ZeroShotConfig, ZeroShotRun
-from modules.task import FINETUNE_FORMATS, Task, data_path
+from modules.task import Task, data_path
 from registry import artifacts, versions
 from registry.artifacts import Artifact
 from registry.tables import Kind
@@ -33,10 +33,7 @@ def zero_shot(
     Returns:
         Task -> {fingerprint, scores}.
     """
-    chosen = [tasks.get(task) for task in config.tasks]
-    for task in chosen:
-        if task.format in FINETUNE_FORMATS:
-            raise ValueError(f"task {task.name} ({task.format}) is fine-tuned, not prompted")
+    chosen = config.chosen()
     with stage("zero_shot", config.model_dump(mode="json")) as at:
         model = artifacts.checkout(at.workspace, checkpoint)
         made = {}

@@ -12,10 +12,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.charts import markdown_table
 from flows.stage import Stage, show, stage
 from flows.training import train
-from modules import presets, tasks
+from modules import presets
 from modules.files import Progress, find_jsonl
 from modules.run import FinetuneConfig, FinetuneRun
-from modules.task import FINETUNE_FORMATS, Task, data_path
+from modules.task import Task, data_path
 from registry import artifacts, versions
 from registry.artifacts import Artifact
 from registry.tables import Kind
@@ -26,7 +26,7 @@ Tuned = dict[str, dict[str, Any]]
 @flow(
     name="finetune",
     flow_run_name="finetune-{name}",
-    task_runner=ThreadPoolTaskRunner(max_workers=os.cpu_count() or 1),
+    task_runner=ThreadPoolTaskRunner(max_workers=os.cpu_count() or 1),  # type: ignore[arg-type]  # generic in its result
 )
 def finetune(
     config: FinetuneRun = presets.SAMPLE.finetune,
@@ -44,13 +44,7 @@ def finetune(
         Task -> {fingerprint, scores, ...}; runs from scratch are under TASK-scratch, seeds
         after the first under TASK-s1, TASK-s2, ...
     """
-    chosen = [tasks.get(task) for task in config.tasks]
-    for task in chosen:
-        if task.format not in FINETUNE_FORMATS:
-            raise ValueError(
-                f"task {task.name} is {task.format}: it is scored by zero_shot, not fine-tuned; "
-                f"`textmill evaluate` takes it"
-            )
+    chosen = config.chosen()
     with stage("finetune", config.model_dump(mode="json")) as at:
         start = artifacts.checkout(at.workspace, checkpoint)
         starts = ("pretrained", "scratch") if config.compare_scratch else ("pretrained",)

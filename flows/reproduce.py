@@ -15,6 +15,18 @@ from modules import presets
 from modules.run import RunConfig
 from registry import artifacts
 
+# counts of artifacts that the table shows, and the words for them
+TOLD = {
+    "links": "links",
+    "pages": "pages",
+    "kept": "documents",
+    "merges": "merges",
+    "train.tokens": "training tokens",
+    "steps": "steps",
+    "items": "items",
+    "pictures": "pictures",
+}
+
 
 @flow(name="reproduce", flow_run_name="{config.name}")
 def reproduce(config: RunConfig = presets.SAMPLE) -> dict[str, Any]:
@@ -58,16 +70,16 @@ def made_table(at: Stage) -> dict[str, Any]:
     now = {artifact.fingerprint for artifact in at.made}
     rows = []
     for artifact in {x.fingerprint: x for x in (*at.reused, *at.made)}.values():
-        counts = {k: v for k, v in artifact.counts.items() if isinstance(v, int)}
+        counts = [f"{artifact.counts[x]:,} {TOLD[x]}" for x in TOLD if x in artifact.counts]
         rows.append(
             [
                 str(artifact.kind),
                 artifact.name,
                 artifact.fingerprint[:12],
-                ", ".join(f"{name} {value:,}" for name, value in list(counts.items())[:3]),
+                ", ".join(counts),
                 f"{artifact.size / 1e6:.1f} MB",
                 "made now" if artifact.fingerprint in now else "there already",
             ]
         )
-    header = ["kind", "name", "fingerprint", "counts", "size", ""]
+    header = ["kind", "name", "fingerprint", "holds", "size", ""]
     return {"title": "Artifacts", "header": header, "rows": rows, "note": ""}

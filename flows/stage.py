@@ -49,6 +49,9 @@ class Interrupted(RuntimeError):
 Step = Callable[[Path, Progress], dict[str, Any]]
 """step(empty or half-done directory, progress) -> counts"""
 
+Inputs = Mapping[str, Artifact | str]
+"""role -> artifact, or the fingerprint of input data"""
+
 _current: ContextVar["Stage | None"] = ContextVar("stage", default=None)
 
 
@@ -57,7 +60,7 @@ class Stage:
 
     def __init__(self, workspace: Workspace, name: str, config: Mapping[str, Any]) -> None:
         self.workspace, self.name, self.config = workspace, name, dict(config)
-        self.parent = _current.get()
+        self.parent: Stage | None = _current.get()
         self.made: list[Artifact] = []
         self.reused: list[Artifact] = []
         self._lock = threading.RLock()
@@ -80,7 +83,7 @@ class Stage:
             ).id
             return made
 
-        self.run_id = write(workspace.database_url, start)
+        self.run_id: str = write(workspace.database_url, start)
 
     @property
     def mlflow_run(self) -> str:
@@ -150,7 +153,7 @@ class Stage:
         step: Step,
         *,
         config: Config,
-        inputs: Mapping[str, Artifact | str],
+        inputs: Inputs,
         version: int,
         title: str = "",
     ) -> Artifact:
@@ -173,7 +176,7 @@ class Stage:
         step: Step,
         *,
         config: Config,
-        inputs: Mapping[str, Artifact | str],
+        inputs: Inputs,
         version: int,
         title: str = "",
     ) -> "PrefectFuture[Artifact]":
@@ -188,12 +191,12 @@ class Stage:
         name: str,
         step: Step,
         config: Config,
-        inputs: Mapping[str, Artifact | str],
+        inputs: Inputs,
         version: int,
         title: str,
     ) -> tuple[Any, tuple[Any, ...]]:
         title = title or f"{kind.value} {name}"
-        run = task(self._make, name=kind.value, task_run_name=title, cache_policy=NO_CACHE)
+        run = task(name=kind.value, task_run_name=title, cache_policy=NO_CACHE)(self._make)
         return run, (kind, name, step, config, dict(inputs), version, title)
 
     def _make(

@@ -42,8 +42,8 @@ SAMPLE_CORPUS = CorpusConfig(
     dumps=("web/RS_2018-09.xz", "web/RS_2018-11.zst", "web/RS_2018-12.zst"),
     warcs=("web/pages-00000.warc.gz", "web/pages-00001.warc.gz"),
     extra=("lm/train.jsonl.zst", "lm/val.jsonl.zst", "lm/test.jsonl.zst"),
-    # The sample's marks are synthetic and its truth file counts short pages and marked ones.
-    links=LinksConfig(keep_over_18=True),
+    # The sample is judged by its truth file, which knows neither blocklists nor marks nor length.
+    links=LinksConfig(keep_over_18=True, block_domains=False, block_extensions=False),
     clean=CleanConfig(filters=FilterConfig(min_words=20)),
     # A small vocabulary for a small corpus: most of a tiny model would be embeddings otherwise.
     tokenizer=TokenizerConfig(vocab_size=4096),

@@ -1,7 +1,10 @@
 """What a whole run is made of: inputs, and the config of every step, nested."""
 
+from pathlib import Path
+
 from pydantic import Field
 
+from modules import tasks
 from modules.config import Config
 from modules.corpus.extract import ExtractConfig
 from modules.corpus.links import LinksConfig
@@ -9,6 +12,8 @@ from modules.corpus.pages import PagesConfig
 from modules.corpus.recipe import CleanConfig
 from modules.corpus.shards import TokensConfig
 from modules.evaluation.config import ZeroShotConfig
+from modules.files import find_jsonl
+from modules.task import FINETUNE_FORMATS, Task, data_path
 from modules.tokenizer import TokenizerConfig
 from modules.training.config import FinetuneConfig, PretrainConfig
 
@@ -37,6 +42,27 @@ class CorpusConfig(Config):
     tokens: TokensConfig = TokensConfig()
     """Splits and shards."""
 
+    def paths(self, data: Path, what: str) -> list[Path]:
+        """Return the input files of one field (dumps, warcs, extra) below the data folder.
+
+        Raises:
+            FileNotFoundError: one is not there; the message says how to get it.
+            ValueError: a name leads out of the data folder, or nothing is named at all.
+        """
+        names: tuple[str, ...] = getattr(self, what)
+        if not names and what != "extra":
+            raise ValueError(f"no {what} are named: --set 'corpus.{what}=[\"web/FILE\"]'")
+        found = [data / name for name in names]
+        for name, path in zip(names, found, strict=True):
+            if not path.resolve().is_relative_to(data.resolve()):
+                raise ValueError(f"{what} {name!r} leads out of {data}; give a path below it")
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{what} {path} is not there: bring the data (`make data`, or "
+                    f"`dvc pull data.dvc`), or change corpus.{what}"
+                )
+        return found
+
 
 class TokenizerStep(Config):
     """What a tokenizer follows from, beside the documents: it must not see held-out text."""
@@ -59,6 +85,21 @@ class FinetuneRun(Config):
     compare_scratch: bool = False
     """Also train the same network from random weights."""
 
+    def chosen(self) -> list[Task]:
+        """Return the tasks.
+
+        Raises:
+            ValueError: one is unknown, or has no labelled rows to train on.
+        """
+        found = [tasks.get(name) for name in self.tasks]
+        for task in found:
+            if task.format not in FINETUNE_FORMATS:
+                raise ValueError(
+                    f"task {task.name} is {task.format}: it is scored by `textmill evaluate`, "
+                    f"not fine-tuned"
+                )
+        return found
+
 
 class ZeroShotRun(Config):
     """Which tasks are scored by prompting, and how."""
@@ -69,6 +110,21 @@ class ZeroShotRun(Config):
     """Settings of every task."""
     limits: dict[str, int] = Field(default_factory=dict)
     """Score only so many items of these tasks (said in their scores' protocol)."""
+
+    def chosen(self) -> list[Task]:
+        """Return the tasks.
+
+        Raises:
+            ValueError: one is unknown, or is not asked by prompting.
+        """
+        found = [tasks.get(name) for name in self.tasks]
+        for task in found:
+            if task.format in FINETUNE_FORMATS:
+                raise ValueError(
+                    f"task {task.name} is {task.format}: it is for `textmill finetune`, "
+                    f"not prompted"
+                )
+        return found
 
     def settings_of(self, task: str) -> ZeroShotConfig:
         """Return the settings one task is scored with."""
@@ -88,6 +144,18 @@ class RunConfig(Config):
     """From the checkpoint to tuned ones."""
     zero_shot: ZeroShotRun
     """From the checkpoint to scores."""
+
+    def check(self, data: Path) -> None:
+        """Find mistakes before anything starts.
+
+        Raises:
+            ValueError, FileNotFoundError: naming the setting or file and the mend.
+        """
+        for what in ("dumps", "warcs", "extra"):
+            self.corpus.paths(data, what)
+        for task in (*self.finetune.chosen(), *self.zero_shot.chosen()):
+            for split in task.splits or ("test",):
+                find_jsonl(data_path(task, data, split))
 
 
 __all__ = [

@@ -1,0 +1,37 @@
+"""One Prefect server for all flow tests, and a workspace of its own for each."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def prefect_server():
+    """Prefect's own harness; its start takes seconds, so once for the whole run."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=300):
+        yield
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory, data) -> Path:
+    """A project root of its own: a copy of the sample data, a git repository, no .venv."""
+    root = tmp_path_factory.mktemp("project")
+    shutil.copytree(data, root / "data")
+    shutil.copyfile(ROOT / "data.dvc", root / "data.dvc")
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    return root
+
+
+@pytest.fixture
+def in_project(project, monkeypatch):
+    """Run inside that project."""
+    monkeypatch.setenv("TEXTMILL_ROOT", str(project))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("TEXTMILL_DATABASE_URL", raising=False)
+    return project
