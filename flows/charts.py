@@ -94,3 +94,21 @@ def bars(values: Mapping[str, float], unit: str, marks: Mapping[str, float] | No
     axes.set_xlabel(unit)
     axes.tick_params(axis="y", labelsize=8)
     return _png(figure)
+
+
+# counts of artifacts that the table shows, and the words for them
+TOLD = {
+    "links": "links",
+    "pages": "pages",
+    "kept": "documents",
+    "merges": "merges",
+    "train.tokens": "training tokens",
+    "steps": "steps",
+    "items": "items",
+    "pictures": "pictures",
+}
+
+
+def holds(counts: Mapping[str, Any]) -> str:
+    """Return in a few words what an artifact holds."""
+    return ", ".join(f"{counts[x]:,} {word}" for x, word in TOLD.items() if x in counts)

@@ -4,6 +4,7 @@ from collections import defaultdict
 
 from rich.tree import Tree
 
+from flows.charts import holds
 from registry import artifacts, catalogue, db
 from registry.catalogue import Edge
 from registry.tables import Artifact
@@ -43,13 +44,9 @@ def _grow(node: Tree, artifact: Artifact, below: dict[int, list[Edge]], shown: s
 
 
 def _label(artifact: Artifact) -> str:
-    counts = ", ".join(
-        f"{name} {value:,}"
-        for name, value in list(artifact.counts.items())[:3]
-        if isinstance(value, int)
-    )
+    told = holds(artifact.counts)
     return (
         f"[bold]{artifact.kind} {artifact.name}[/bold] {artifact.fingerprint[:12]} "
         f"[dim]{artifact.created:%Y-%m-%d %H:%M} · data {artifact.data_version[:8]} · "
-        f"commit {artifact.git_commit[:8]}{' · ' + counts if counts else ''}[/dim]"
+        f"commit {artifact.git_commit[:8]}{' · ' + told if told else ''}[/dim]"
     )

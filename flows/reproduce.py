@@ -4,6 +4,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows.charts import holds
 from flows.corpus import prepare_corpus
 from flows.evaluate import zero_shot
 from flows.finetune import finetune
@@ -14,18 +15,6 @@ from flows.stage import Stage, stage
 from modules import presets
 from modules.run import RunConfig
 from registry import artifacts
-
-# counts of artifacts that the table shows, and the words for them
-TOLD = {
-    "links": "links",
-    "pages": "pages",
-    "kept": "documents",
-    "merges": "merges",
-    "train.tokens": "training tokens",
-    "steps": "steps",
-    "items": "items",
-    "pictures": "pictures",
-}
 
 
 @flow(name="reproduce", flow_run_name="{config.name}")
@@ -70,13 +59,12 @@ def made_table(at: Stage) -> dict[str, Any]:
     now = {artifact.fingerprint for artifact in at.made}
     rows = []
     for artifact in {x.fingerprint: x for x in (*at.reused, *at.made)}.values():
-        counts = [f"{artifact.counts[x]:,} {TOLD[x]}" for x in TOLD if x in artifact.counts]
         rows.append(
             [
                 str(artifact.kind),
                 artifact.name,
                 artifact.fingerprint[:12],
-                ", ".join(counts),
+                holds(artifact.counts),
                 f"{artifact.size / 1e6:.1f} MB",
                 "made now" if artifact.fingerprint in now else "there already",
             ]
