@@ -139,6 +139,8 @@ def run(
         tokens: tokens read per optimizer step, for rates.
     """
     module.max_bad_steps = config.max_bad_steps
+    low = config.real_precision == "bf16-mixed"
+    module.product_dtype = torch.bfloat16 if low else torch.float32
     if module.done == module.total:
         return True
     between = Between(config, safety, val_every=val_every, tokens=tokens)
@@ -182,6 +184,8 @@ def prepare(config: TrainingConfig, safety: Safety) -> states.State | None:
     Raises:
         ValueError: the checkpoint belongs to another config or other inputs.
     """
+    for left in safety.folder.parent.rglob(".*.tmp"):  # files a killed process was writing
+        left.unlink(missing_ok=True)
     saved = states.load_newest(safety.folder)
     if saved is not None and saved.values["fingerprint"] != safety.fingerprint:
         raise ValueError(

@@ -68,8 +68,58 @@ class ReleaseAdam(Optimizer):
                 p.sub_(update.add_(p, alpha=group["weight_decay"]), alpha=lr_t)
 
 
-def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
-    """Return the optimizers over all trainable parameters, decay only on tensors of >= 2-D."""
+class Muon(Optimizer):
+    """Muon as torch.optim.Muon with match_rms_adamw, its products in a type of our choice.
+
+    PyTorch's always multiplies in bfloat16, which is 30 times slower than float32 on processors
+    that only emulate it (measured on AVX2: 13 s a step instead of 1.3).
+    """
+
+    def __init__(self, params: Iterable[Any], *, dtype: torch.dtype, **defaults: Any) -> None:
+        """Take matrices (2-D) and lr, weight_decay, momentum, ratio."""
+        super().__init__(params, defaults)
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Apply one update to every matrix that has a gradient."""
+        assert closure is None, "closures are not used here"
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                state = self.state[p]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                momentum = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(momentum, group["momentum"])  # Nesterov
+                update = orthogonal(update.to(self.dtype))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                size = 0.2 * math.sqrt(max(p.shape))  # so large are AdamW's updates
+                p.add_(update.to(p.dtype), alpha=-group["lr"] * size)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Return roughly the nearest matrix with equal singular values: five Newton-Schulz steps.
+
+    Coefficients of Keller Jordan's Muon, https://kellerjordan.github.io/posts/muon/.
+    """
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    x = wide / wide.norm().clamp(min=1e-7)  # spectral norm at most 1
+    for _ in range(5):
+        gram = x @ x.T
+        x = torch.addmm(
+            x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445
+        )
+    return x if wide is matrix else x.T
+
+
+def build_optimizers(
+    model: nn.Module, config: OptimConfig, *, dtype: torch.dtype = torch.float32
+) -> list[Optimizer]:
+    """Return the optimizers over all trainable parameters, decay only on tensors of >= 2-D.
+
+    Args:
+        dtype: what Muon multiplies in.
+    """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices: list[Tensor] = []
     if config.optimizer == "muon":
@@ -86,14 +136,14 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
     adam = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
     if not matrices:
         return [adam]
-    muon = torch.optim.Muon(
+    muon = Muon(
         matrices,
+        dtype=dtype,
         lr=config.lr,
         weight_decay=config.weight_decay,
         momentum=config.muon_momentum,
-        adjust_lr_fn="match_rms_adamw",
+        ratio=config.muon_lr_ratio,
     )
-    muon.param_groups[0]["ratio"] = config.muon_lr_ratio
     return [muon, adam]
 
 

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,8 @@ def load_newest(folder: Path) -> State | None:
             return load(path)
         except DamagedState as error:
             log.warning("%s; going back to an older checkpoint", error)
-            path.rename(_free_name(path.with_name(path.name + ".corrupt")))
+            with suppress(FileNotFoundError):  # another rank was first
+                path.rename(_free_name(path.with_name(path.name + ".corrupt")))
     return None
 
 

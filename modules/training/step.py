@@ -41,6 +41,7 @@ class Training(L.LightningModule):
         self.model = model
         self.optim, self.total, self.seed = optim, total, seed
         self.max_bad_steps = 5
+        self.product_dtype = torch.float32
         self.done = 0  # optimizer steps behind us, skipped ones included: the data position
         self.skipped: list[int] = []  # steps whose loss or gradient was not finite
         self.curve: list[dict[str, Any]] = []
@@ -66,7 +67,7 @@ class Training(L.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Build the optimizers (Lightning's hook)."""
-        self.raw_optimizers = build_optimizers(self.model, self.optim)
+        self.raw_optimizers = build_optimizers(self.model, self.optim, dtype=self.product_dtype)
         return self.raw_optimizers
 
     def training_step(self, micro_batches: list[Any], index: int) -> None:

@@ -67,6 +67,25 @@ def test_muon_takes_the_hidden_matrices_only(tiny):
     assert muon.param_groups[0]["lr"] == 1.0 and adam.param_groups[0]["lr"] == 0.5
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_muon_is_pytorchs(dtype, tiny):
+    torch.manual_seed(0)
+    ours, theirs = GPT(tiny), GPT(tiny)
+    theirs.load_state_dict(ours.state_dict())
+    config = OptimConfig(optimizer="muon", lr=1e-2)
+    mine, _ = build_optimizers(ours, config, dtype=dtype)
+    named = [p for n, p in theirs.named_parameters() if n.startswith("h.") and p.ndim == 2]
+    reference = torch.optim.Muon(named, lr=1e-2, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for a, b in zip(mine.param_groups[0]["params"], named, strict=True):
+            a.grad = b.grad = torch.randn_like(a)
+        mine.step()
+        reference.step()
+    tolerance = 1e-6 if dtype == torch.bfloat16 else 1e-3  # theirs multiplies in bfloat16
+    for a, b in zip(mine.param_groups[0]["params"], named, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
+
+
 def test_release_adam_is_the_releases_rule():
     model = nn.Linear(3, 2)
     config = GPT1_FINETUNE_OPTIM.but(optimizer="release_adam", lr=0.1)
