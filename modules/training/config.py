@@ -190,6 +190,9 @@ class FinetuneConfig(TrainingConfig):
     """Longest sequence in tokens, special ones included; None: the model's positions."""
     max_train_examples: int | None = Field(None, ge=1)
     """Train on so many rows, drawn by the seed; None: all."""
+    max_train_tokens: int | None = Field(None, ge=1)
+    """Train on as many of these rows as hold so many tokens, so that tasks with long rows cost no
+    more than others; None: no bound."""
     max_val_examples: int | None = Field(None, ge=1)
     """Validate on so many rows, drawn by the seed; None: all."""
     tokens_per_micro_batch: int = Field(4096, ge=1)

@@ -29,7 +29,15 @@ from modules.training.config import FinetuneConfig
 from modules.training.loop import Emit, Safety
 from modules.training.order import Steps, loader, mix, permute
 from modules.training.step import Training, environment, put_weights, rank_of, weights_of
-from modules.training.transform import N_SPECIAL, Batch, Encoded, encode, micro_batches
+from modules.training.transform import (
+    N_SPECIAL,
+    Batch,
+    Encoded,
+    encode,
+    micro_batches,
+    sample,
+    within,
+)
 
 log = logging.getLogger(__name__)
 
@@ -149,8 +157,9 @@ def finetune(
     model = build(checkpoint, spec, config)
     tokenizer = bpe.load(checkpoint / "tokenizer")
     sets = {split: _encoded(spec, data, split, tokenizer, model, config) for split in spec.splits}
-    train = _sample(sets["train"], config.max_train_examples, config.seed)
-    val = _sample(sets["val"], config.max_val_examples, config.seed)
+    train = sample(sets["train"], config.max_train_examples, config.seed)
+    train = within(train, config.max_train_tokens, config.seed)
+    val = sample(sets["val"], config.max_val_examples, config.seed)
     n_batch = min(config.batch_size, len(train))
     per_epoch = len(train) // n_batch
     module = FinetuneModule(model, config, val, total=per_epoch * config.epochs)
@@ -164,7 +173,15 @@ def finetune(
         put_weights(model, module.best_weights)
         model.to(config.device_kind)  # Lightning has taken it back to the CPU
         split = "test" if "test" in sets else "val"
-        _write(module, spec, tokenizer, sets[split], split, out, _facts(module, config, sets))
+        _write(
+            module,
+            spec,
+            tokenizer,
+            sets[split],
+            split,
+            out,
+            _facts(module, config, sets, len(train)),
+        )
         shutil.rmtree(safety.folder, ignore_errors=True)
     return {"steps": module.total, "train_examples": len(train), "parameters": _count(model)}
 
@@ -223,16 +240,8 @@ def _encoded(
     return encoded
 
 
-def _sample(examples: list[Encoded], n: int | None, seed: int) -> list[Encoded]:
-    """Return n examples drawn by the seed, or all."""
-    if n is None or n >= len(examples):
-        return examples
-    order = permute(np.arange(n), len(examples), mix(seed, 5))
-    return [examples[i] for i in np.sort(order)]
-
-
 def _facts(
-    module: FinetuneModule, config: FinetuneConfig, sets: dict[str, list[Encoded]]
+    module: FinetuneModule, config: FinetuneConfig, sets: dict[str, list[Encoded]], n_train: int
 ) -> dict[str, Any]:
     """Return what training.json says about the run; nothing in it depends on the clock."""
     return {
@@ -242,6 +251,7 @@ def _facts(
         "best": module.best,
         "precision": config.real_precision,
         "examples": {split: len(examples) for split, examples in sets.items()},
+        "train_examples_used": n_train,
         "cut": {split: sum(e.cut for e in examples) for split, examples in sets.items()},
         "skipped_steps": module.skipped,
         "exact": module.exact,

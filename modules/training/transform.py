@@ -14,6 +14,7 @@ from torch import Tensor
 from modules.model.heads import ABSENT
 from modules.task import Example, Format
 from modules.tokenizer import Tokenizer
+from modules.training.order import mix, permute
 
 N_SPECIAL = 3
 SPECIAL_NAMES = ("start", "delimiter", "extract")  # the release's order
@@ -114,6 +115,24 @@ def collate(examples: Sequence[Encoded], *, share: float = 1.0, lm_share: float 
             extract[i, j] = len(ids) - 1
     labels = torch.tensor([e.label for e in examples], dtype=torch.int64)
     return Batch(torch.from_numpy(tokens), torch.from_numpy(extract), labels, share, lm_share)
+
+
+def sample(examples: Sequence[Encoded], n: int | None, seed: int) -> Sequence[Encoded]:
+    """Return n examples drawn by the seed, or all."""
+    if n is None or n >= len(examples):
+        return examples
+    order = permute(np.arange(n), len(examples), mix(seed, 5))
+    return [examples[i] for i in np.sort(order)]
+
+
+def within(examples: Sequence[Encoded], tokens: int | None, seed: int) -> Sequence[Encoded]:
+    """Return as many examples, drawn by the seed (at least one), as hold at most `tokens`."""
+    if tokens is None:
+        return examples
+    order = permute(np.arange(len(examples)), len(examples), mix(seed, 6))
+    sizes = np.cumsum([sum(len(s) for s in examples[i].sequences) for i in order])
+    n = max(1, int(np.searchsorted(sizes, tokens, side="right")))
+    return [examples[i] for i in np.sort(order[:n])]
 
 
 def runs(examples: Sequence[Encoded], limit: int) -> Iterator[list[Encoded]]:

@@ -182,6 +182,13 @@ def test_batches_hold_each_example_once_an_epoch(pretrained, toy_tasks, tokenize
     assert sum(p.share for p in parts) == pytest.approx(1)
 
 
+def test_training_rows_can_be_bounded_by_their_tokens(pretrained, toy_tasks, tmp_path):
+    config = config_of(epochs=1, max_train_tokens=1200, max_val_examples=4)
+    counts = finetune(pretrained, toy_tasks, tmp_path, config, task="next_passage")
+    facts = json.loads((tmp_path / "training.json").read_text())
+    assert 0 < counts["train_examples"] == facts["train_examples_used"] < 30  # ~60 tokens a row
+
+
 def test_what_is_taken_from_the_checkpoint(pretrained):
     task, old = TASKS["passage_source"], load(pretrained)
 
