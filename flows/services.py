@@ -181,7 +181,7 @@ def up(
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    previous = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
     with only_one(workspace):
         try:
             say("Starting the Prefect and MLflow servers (half a minute on a small machine) ...")
@@ -210,7 +210,8 @@ def up(
         finally:
             for service in reversed(services):
                 service.stop()
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
 
 def deploy(workspace: Workspace, environment: dict[str, str]) -> None:

@@ -92,7 +92,7 @@ class Stage:
             if self._mlflow_run is None:
                 self._mlflow_run = tracking.start(
                     self.workspace,
-                    self.name,
+                    f"{self.name} {self.config.get('name', '')}".strip(),
                     parent=self.parent.mlflow_run if self.parent else None,
                     tags={"textmill.run": self.run_id},
                     params=self.config,

@@ -5,7 +5,6 @@ this process. The loss is L3 = L2 + lambda * L1 as the release computes it (gpt1
 """
 
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ from torch.utils.data import DataLoader
 
 from modules import tasks
 from modules import tokenizer as bpe
-from modules.files import Progress, sha256, silent, write_json, write_jsonl
+from modules.files import Progress, find_jsonl, sha256, silent, write_json, write_jsonl
 from modules.model import checkpoint
 from modules.model.base import Decoder
 from modules.model.gpt import GPT
 from modules.model.heads import HeadConfig, TaskModel
-from modules.task import FINETUNE_FORMATS, Task, load_rows
+from modules.task import FINETUNE_FORMATS, Task, data_path, load_rows
 from modules.training import loop, tuned
 from modules.training.config import FinetuneConfig
 from modules.training.loop import Emit, Safety
@@ -153,6 +152,8 @@ def finetune(
         emit=emit or (lambda event: progress(event["step"], event["of"], task)),
         stopping=stopping,
     )
+    if counts := loop.finished(out, safety):
+        return counts
     saved = loop.prepare(config, safety)
     model = build(checkpoint, spec, config)
     tokenizer = bpe.load(checkpoint / "tokenizer")
@@ -169,21 +170,18 @@ def finetune(
     tokens = sum(len(s) for e in train for s in e.sequences) * n_batch // len(train)
     if not loop.run(module, loader, config, safety, val_every=per_epoch, tokens=tokens):
         return None
+    counts = {
+        "steps": module.total,
+        "train_examples": len(train),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
     if module.global_rank == 0:
         put_weights(model, module.best_weights)
         model.to(config.device_kind)  # Lightning has taken it back to the CPU
         split = "test" if "test" in sets else "val"
-        _write(
-            module,
-            spec,
-            tokenizer,
-            sets[split],
-            split,
-            out,
-            _facts(module, config, sets, len(train)),
-        )
-        shutil.rmtree(safety.folder, ignore_errors=True)
-    return {"steps": module.total, "train_examples": len(train), "parameters": _count(model)}
+        _write(module, spec, tokenizer, sets[split], split, out)
+        loop.finish(out, _facts(module, config, sets), counts, safety)
+    return counts
 
 
 def build(directory: Path, task: Task, config: FinetuneConfig) -> TaskModel:
@@ -241,7 +239,7 @@ def _encoded(
 
 
 def _facts(
-    module: FinetuneModule, config: FinetuneConfig, sets: dict[str, list[Encoded]], n_train: int
+    module: FinetuneModule, config: FinetuneConfig, sets: dict[str, list[Encoded]]
 ) -> dict[str, Any]:
     """Return what training.json says about the run; nothing in it depends on the clock."""
     return {
@@ -251,7 +249,6 @@ def _facts(
         "best": module.best,
         "precision": config.real_precision,
         "examples": {split: len(examples) for split, examples in sets.items()},
-        "train_examples_used": n_train,
         "cut": {split: sum(e.cut for e in examples) for split, examples in sets.items()},
         "skipped_steps": module.skipped,
         "exact": module.exact,
@@ -266,30 +263,21 @@ def _write(
     examples: list[Encoded],
     split: str,
     out: Path,
-    facts: dict[str, Any],
 ) -> None:
-    """Write the tuned/ directory: weights, task, predictions, scores, facts and curve."""
+    """Write the tuned/ directory: weights, task, predictions, scores and curve."""
     probabilities = module.predict(examples)
     predictions = tuned.prediction_rows(examples, probabilities)
     write_jsonl(out / "predictions.jsonl.zst", predictions)
     write_json(out / "scores.json", tuned.scores(task, split, predictions, module.config))
     write_json(out / "task.json", tuned.description(task, module.model, module.config))
     write_jsonl(out / "curve.jsonl", module.curve)
-    write_json(out / "training.json", facts)
     tokenizer.save(out / "tokenizer")
     checkpoint.save(module.model, out)
 
 
 def fingerprint(config: FinetuneConfig, name: str, task: Task, directory: Path, data: Path) -> str:
     """Return a hash of everything the result follows from."""
-    from modules.files import find_jsonl
-    from modules.task import data_path
-
     rows = [find_jsonl(data_path(task, data, split)) for split in sorted(task.splits)]
     weights = [directory / checkpoint.CONFIG, directory / checkpoint.WEIGHTS]
     hashes = [sha256(path) for path in (*weights, *rows)]
     return loop.fingerprint(config, name, str(task.version), *hashes)
-
-
-def _count(model: TaskModel) -> int:
-    return sum(p.numel() for p in model.parameters())

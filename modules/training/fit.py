@@ -179,6 +179,7 @@ def launch(
     write_json(beside(events, "job"), {**job, "parent_pid": os.getpid()})
     beside(events, "status").unlink(missing_ok=True)
     follow = follow_events(events)
+    deadline = None if timeout is None else time.monotonic() + timeout
     with beside(events, "log").open("ab") as output:
         child = subprocess.Popen(
             [sys.executable, "-m", "modules.training.fit", str(beside(events, "job"))],
@@ -188,7 +189,6 @@ def launch(
             stderr=subprocess.STDOUT,
             env=child_environment(os.environ),
         )
-    deadline = None if timeout is None else time.monotonic() + timeout
     try:
         while child.poll() is None:
             for event in follow():

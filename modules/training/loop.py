@@ -5,8 +5,10 @@ loss curve, validation, checkpoints, events, and stopping on request (DESIGN.md,
 """
 
 import hashlib
+import json
 import logging
 import os
+import shutil
 import signal
 import time
 import warnings
@@ -21,12 +23,15 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from modules.files import sha256, write_json
+from modules.model.checkpoint import WEIGHTS
 from modules.training import state as states
 from modules.training.config import TrainingConfig
 from modules.training.step import Training
 
 log = logging.getLogger(__name__)
 
+FACTS = "training.json"  # written last
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -175,6 +180,38 @@ def fingerprint(config: TrainingConfig, *inputs: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def finished(out: Path, safety: Safety) -> dict[str, int] | None:
+    """Return the counts of a run that has already ended here with the same inputs and config.
+
+    A process killed after its last byte has nothing to do again but to drop the state.
+    """
+    path = out / FACTS
+    if not path.exists():
+        return None
+    facts = json.loads(path.read_text())
+    weights = out / WEIGHTS
+    if facts["fingerprint"] != safety.fingerprint or not weights.exists():
+        return None
+    if sha256(weights) != facts["weights_sha256"]:
+        log.warning("%s is damaged; training it again", weights)
+        return None
+    _remove(safety.folder)
+    safety.emit({"step": facts["steps"], "of": facts["steps"]})
+    return dict(facts["counts"])
+
+
+def finish(out: Path, facts: dict[str, Any], counts: dict[str, int], safety: Safety) -> None:
+    """Write training.json, which says that all other files are there, and drop the state."""
+    seal = {"fingerprint": safety.fingerprint, "weights_sha256": sha256(out / WEIGHTS)}
+    write_json(out / FACTS, {**facts, **seal, "counts": counts})
+    _remove(safety.folder)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
 def prepare(config: TrainingConfig, safety: Safety) -> states.State | None:
     """Set threads and seed before anything is built; return the state to go on from, if any.
 
@@ -196,6 +233,8 @@ def prepare(config: TrainingConfig, safety: Safety) -> states.State | None:
     if saved is not None:
         threads = config.threads or saved.values["environment"]["threads"]
         log.info("resuming after step %d", saved.values["step"])
+    if config.compile:  # the shared cache would keep what a killed compiler left half done
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(safety.folder / f"compiled-{os.getpid()}")
     torch.set_num_threads(threads)
     torch.manual_seed(config.seed)
     return saved

@@ -5,7 +5,6 @@ this process. Start it through modules.training.fit to have it in a process of i
 """
 
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +139,8 @@ def pretrain(
         stopping=stopping,
     )
     check_vocabulary(tokens, tokenizer, config)
+    if counts := loop.finished(out, safety):
+        return counts
     saved = loop.prepare(config, safety)
     train = read_split(tokens, "train", verify=True)
     windows = Windows(len(train), config.window, config.seed)
@@ -147,7 +148,7 @@ def pretrain(
     total = config.total_steps(windows.per_epoch)
     val = held_out(read_split(tokens, "val"), config.window, config.val_windows)
     module = PretrainModule(checkpoint.build(config.model), config, val, total=total)
-    module.keep_at = lambda step: write_checkpoint(module, tokenizer, out / f"snapshots/{step:08d}")
+    module.keep_at = lambda step: snapshot(module, tokenizer, out / f"snapshots/{step:08d}")
     if saved is not None:
         module.restore(saved)
     data = PretrainData(train, config, start=module.done, stop=total)
@@ -156,23 +157,29 @@ def pretrain(
         module, data, config, safety, val_every=config.val_every, tokens=tokens_per_step
     ):
         return None
-    if module.global_rank == 0:
-        write_checkpoint(module, tokenizer, out)
-        shutil.rmtree(safety.folder, ignore_errors=True)
-    return {
+    counts = {
         "steps": total,
         "tokens": total * config.tokens_per_step,
         "parameters": config.model.n_params,
     }
+    if module.global_rank == 0:
+        write_checkpoint(module, tokenizer, out)
+        loop.finish(out, training_facts(module), counts, safety)
+    return counts
 
 
 def write_checkpoint(module: PretrainModule, tokenizer: Path, out: Path) -> None:
-    """Write a checkpoint/ directory: config, weights, tokenizer, facts and the loss curve."""
+    """Write a checkpoint/ directory's config, weights, tokenizer and loss curve."""
     out.mkdir(parents=True, exist_ok=True)
     bpe.load(tokenizer).save(out / "tokenizer")
     write_jsonl(out / "curve.jsonl", module.curve)
-    write_json(out / "training.json", training_facts(module))
     checkpoint.save(module.model, out)
+
+
+def snapshot(module: PretrainModule, tokenizer: Path, out: Path) -> None:
+    """Write the checkpoint/ directory of a step on the way."""
+    write_checkpoint(module, tokenizer, out)
+    write_json(out / loop.FACTS, training_facts(module))
 
 
 def training_facts(module: PretrainModule) -> dict[str, Any]:

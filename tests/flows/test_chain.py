@@ -129,7 +129,10 @@ def test_runs_are_nested_in_mlflow(chain, in_project):
         for run in runs
         if "mlflow.parentRunId" in run.data.tags
     }
-    assert parents["prepare_corpus"] == parents["pretrain"] == parents["zero_shot"] == "reproduce"
+    chain_run = "reproduce tiny"
+    assert (
+        parents["prepare_corpus tiny"] == parents["pretrain"] == parents["zero_shot"] == chain_run
+    )
     assert parents["finetune-verse_pairs"] == "finetune"
     assert all(run.data.tags["textmill.data_version"] for run in runs)
     assert all(run.info.status == "FINISHED" for run in runs if run.info.run_name == "pretrain")

@@ -186,7 +186,9 @@ def test_training_rows_can_be_bounded_by_their_tokens(pretrained, toy_tasks, tmp
     config = config_of(epochs=1, max_train_tokens=1200, max_val_examples=4)
     counts = finetune(pretrained, toy_tasks, tmp_path, config, task="next_passage")
     facts = json.loads((tmp_path / "training.json").read_text())
-    assert 0 < counts["train_examples"] == facts["train_examples_used"] < 30  # ~60 tokens a row
+    assert (
+        0 < counts["train_examples"] == facts["counts"]["train_examples"] < 30
+    )  # ~60 tokens a row
 
 
 def test_what_is_taken_from_the_checkpoint(pretrained):

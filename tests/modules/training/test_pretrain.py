@@ -163,3 +163,16 @@ def test_mistakes_are_named(corpus, tiny, tmp_path, pretrained):
 def test_epochs_count_windows(tiny):
     config = config_of(tiny, max_steps=None, epochs=2, batch_size=4, accumulate=2)
     assert config.total_steps(100) == 25
+
+
+def test_a_finished_run_is_not_run_again_unless_damaged(corpus, tiny, tmp_path, digests, caplog):
+    config, events = config_of(tiny, max_steps=4), []
+    counts = pretrain(*paths(corpus), tmp_path, config)
+    wanted = digests(tmp_path)
+    (tmp_path / "state").mkdir()  # killed before the last of it was gone
+    assert pretrain(*paths(corpus), tmp_path, config, emit=events.append) == counts
+    assert [e["step"] for e in events] == [4] and digests(tmp_path) == wanted
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert pretrain(*paths(corpus), tmp_path, config) == counts
+    assert "model.safetensors is damaged" in caplog.text and digests(tmp_path) == wanted
