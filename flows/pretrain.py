@@ -74,7 +74,7 @@ def show_checkpoint(checkpoint: Artifact, tokens: Artifact) -> None:
     """Show the learning curve and a few continuations."""
     facts, floors = training_facts(checkpoint), floors_of(tokens)
     curve = learning_curve(list(read_jsonl(checkpoint.path / "curve.jsonl")), floors)
-    rows = [("this model", facts["val_loss"]), *sorted(floors.items(), key=lambda row: row[1])]
+    rows = [("this model", facts["held_out_loss"]), *sorted(floors.items(), key=lambda row: row[1])]
     show(
         "pretraining",
         f"# Checkpoint {checkpoint.name}\n\n{inline(curve, 'learning curve')}\n\n"

@@ -98,7 +98,7 @@ def language_model(
     facts: Mapping[str, Any], floors: Mapping[str, float], tokens: Artifact
 ) -> Shown:
     """Compare the held-out loss with n-grams of the same tokens."""
-    rows = [("this model", facts["val_loss"]), *sorted(floors.items(), key=lambda row: row[1])]
+    rows = [("this model", facts["held_out_loss"]), *sorted(floors.items(), key=lambda row: row[1])]
     return Shown(
         "Language model, held-out tokens of its own corpus",
         ["model", "nats a token", "perplexity a token"],

@@ -4,6 +4,7 @@ All three bind to loopback. A crashed one is started again; Ctrl-C or SIGTERM st
 worker first so that running flows can write their checkpoints.
 """
 
+import ctypes
 import fcntl
 import logging
 import os
@@ -30,7 +31,15 @@ HOST = "127.0.0.1"
 POOL = "local"
 START_SECONDS = 180.0  # servers took up to 78 s on a loaded 2-core machine
 STOP_SECONDS = 35.0  # Prefect gives a flow 30 s between SIGTERM and SIGKILL
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 RESTARTS = 5  # within one `up`; after that something is wrong that a restart does not mend
+
+
+def _stop_with_parent() -> None:
+    """Have the kernel send SIGTERM when `up` dies without a word (runs in the new child)."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @dataclass
@@ -55,6 +64,7 @@ class Service:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                preexec_fn=_stop_with_parent,
             )
 
     def died(self) -> int | None:

@@ -29,6 +29,9 @@ from modules.training.step import Training, environment, rank_of
 log = logging.getLogger(__name__)
 
 
+WHOLE_SPLIT = 4096  # windows: the last word is spoken on all of a held-out split up to this size
+
+
 class PretrainModule(Training):
     """Next-token prediction on windows of the corpus."""
 
@@ -163,8 +166,10 @@ def pretrain(
         "parameters": config.model.n_params,
     }
     if module.global_rank == 0:
+        module.val = held_out(read_split(tokens, "val"), config.window, WHOLE_SPLIT)
+        whole = module.validate().get("val_loss")
         write_checkpoint(module, tokenizer, out)
-        loop.finish(out, training_facts(module), counts, safety)
+        loop.finish(out, training_facts(module) | {"held_out_loss": whole}, counts, safety)
     return counts
 
 
