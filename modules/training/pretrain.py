@@ -166,6 +166,7 @@ def pretrain(
         "parameters": config.model.n_params,
     }
     if module.global_rank == 0:
+        module.to(config.device_kind)  # Lightning has taken it back to the CPU
         module.val = held_out(read_split(tokens, "val"), config.window, WHOLE_SPLIT)
         whole = module.validate().get("val_loss")
         write_checkpoint(module, tokenizer, out)
