@@ -14,7 +14,7 @@ from flows.stage import Stage, show, stage
 from flows.training import train
 from modules import presets
 from modules.files import Progress, find_jsonl
-from modules.run import FinetuneConfig, FinetuneRun
+from modules.run import FinetuneConfig, FinetuneRun, Initialise
 from modules.task import Task, data_path
 from registry import artifacts, versions
 from registry.artifacts import Artifact
@@ -47,10 +47,11 @@ def finetune(
     chosen = config.chosen()
     with stage("finetune", config.model_dump(mode="json")) as at:
         start = artifacts.checkout(at.workspace, checkpoint)
-        starts = ("pretrained", "scratch") if config.compare_scratch else ("pretrained",)
+        starts: list[Initialise] = ["pretrained"]
+        starts += ["scratch"] if config.compare_scratch else []
         futures = {
             label(task.name, initialise, seed): submit(
-                at, task, start, name, config.training.but(initialise=initialise, seed=seed)
+                at, task, start, name, config.settings_of(task.name, initialise, seed)
             )
             for seed in config.seeds
             for task in chosen

@@ -68,7 +68,7 @@ class Metrics:
 
     def take(self, event: dict[str, Any]) -> None:
         """Note one event's numbers; send what waits when it is time."""
-        names = ("loss", "val_loss", "lr", "tokens_per_second", "accuracy", "grad_norm")
+        names = ("loss", "val_loss", "lr", "tokens_per_second", "val_accuracy", "grad_norm")
         found = {f"train/{name}": float(event[name]) for name in names if name in event}
         if found:
             self.waiting.append((int(event["step"]), found))

@@ -1,6 +1,7 @@
 """What a whole run is made of: inputs, and the config of every step, nested."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -16,6 +17,8 @@ from modules.files import find_jsonl
 from modules.task import FINETUNE_FORMATS, Task, data_path
 from modules.tokenizer import TokenizerConfig
 from modules.training.config import FinetuneConfig, PretrainConfig
+
+Initialise = Literal["pretrained", "scratch"]
 
 
 class CorpusConfig(Config):
@@ -84,6 +87,13 @@ class FinetuneRun(Config):
     """One training per seed."""
     compare_scratch: bool = False
     """Also train the same network from random weights."""
+    token_limits: dict[str, int] = Field(default_factory=dict)
+    """Train on rows of at most so many tokens in all for these tasks (max_train_tokens)."""
+
+    def settings_of(self, task: str, initialise: Initialise, seed: int) -> FinetuneConfig:
+        """Return the settings of one training."""
+        tokens = self.token_limits.get(task, self.training.max_train_tokens)
+        return self.training.but(initialise=initialise, seed=seed, max_train_tokens=tokens)
 
     def chosen(self) -> list[Task]:
         """Return the tasks.
@@ -162,6 +172,7 @@ __all__ = [
     "CorpusConfig",
     "FinetuneConfig",
     "FinetuneRun",
+    "Initialise",
     "PretrainConfig",
     "RunConfig",
     "TokenizerConfig",
