@@ -20,6 +20,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from flows.settings import prefect_settings, services_file
 from modules.files import write_json
 from registry.server import server_command
@@ -31,6 +33,7 @@ HOST = "127.0.0.1"
 POOL = "local"
 START_SECONDS = 180.0  # servers took up to 78 s on a loaded 2-core machine
 STOP_SECONDS = 35.0  # Prefect gives a flow 30 s between SIGTERM and SIGKILL
+WORKER_SECONDS = 3.0  # once its runs are gone it holds nothing; by itself it drains without bound
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 RESTARTS = 5  # within one `up`; after that something is wrong that a restart does not mend
@@ -218,10 +221,35 @@ def up(
         except KeyboardInterrupt:
             say("Stopping ...")
         finally:
-            for service in reversed(services):
-                service.stop()
+            stop_flow_runs(worker)
+            worker.stop(WORKER_SECONDS)
+            mlflow.stop()
+            server.stop()
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def stop_flow_runs(worker: Service) -> None:
+    """Ask the worker's flow runs to save and stop; without this they would live on as orphans."""
+    if worker.process is None or worker.died() is not None:
+        return
+    children = psutil.Process(worker.process.pid).children(recursive=True)
+    runs = [child for child in children if "prefect.engine" in _command_of(child)]
+    for run in runs:
+        with suppress(psutil.NoSuchProcess):
+            run.terminate()
+    _, alive = psutil.wait_procs(runs, timeout=STOP_SECONDS)
+    for run in alive:
+        logger.warning("flow run process %d did not stop: killed", run.pid)
+        run.kill()
+
+
+def _command_of(process: psutil.Process) -> list[str]:
+    try:
+        found: list[str] = process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+    return found
 
 
 def deploy(workspace: Workspace, environment: dict[str, str]) -> None:

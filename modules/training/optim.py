@@ -85,31 +85,36 @@ class Muon(Optimizer):
         """Apply one update to every matrix that has a gradient."""
         assert closure is None, "closures are not used here"
         for group in self.param_groups:
+            stacks: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
             for p in (p for p in group["params"] if p.grad is not None):
                 state = self.state[p]
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(p)
                 momentum = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(momentum, group["momentum"])  # Nesterov
-                update = orthogonal(update.to(self.dtype))
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                size = 0.2 * math.sqrt(max(p.shape))  # so large are AdamW's updates
-                p.add_(update.to(p.dtype), alpha=-group["lr"] * size)
+                stacks.setdefault(p.shape, []).append((p, update.to(self.dtype)))
+            for shape, pairs in stacks.items():  # matrices of one shape go through together
+                size = 0.2 * math.sqrt(max(shape))  # so large are AdamW's updates
+                updates = orthogonal(torch.stack([update for _, update in pairs]))
+                for (p, _), update in zip(pairs, updates, strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(update.to(p.dtype), alpha=-group["lr"] * size)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Return roughly the nearest matrix with equal singular values: five Newton-Schulz steps.
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Return roughly the nearest matrices with equal singular values, (N, rows, columns).
 
-    Coefficients of Keller Jordan's Muon, https://kellerjordan.github.io/posts/muon/.
+    Five Newton-Schulz steps with the coefficients of Keller Jordan's Muon,
+    https://kellerjordan.github.io/posts/muon/.
     """
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = wide / wide.norm().clamp(min=1e-7)  # spectral norm at most 1
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT.contiguous() if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # spectral norm at most 1
     for _ in range(5):
-        gram = x @ x.T
-        x = torch.addmm(
-            x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445
-        )
-    return x if wide is matrix else x.T
+        gram = x @ x.mT
+        mixed = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        x = torch.baddbmm(x, mixed, x, beta=3.4445)
+    return x.mT if tall else x
 
 
 def build_optimizers(

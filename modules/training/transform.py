@@ -61,15 +61,12 @@ def encode(
     """Turn examples into sequences of at most `longest` tokens.
 
     Pairs: each segment keeps its first longest // 2 - 2 tokens, as in the release (gpt1.md 4.5).
-    One text keeps its first longest - 2. Multiple choice keeps the answer whole, and of document
-    and question (one segment, the question last) as many of the last tokens as fit; the release
-    has no three-part inputs, the choice is ours.
+    One text keeps its first longest - 2. Multiple choice keeps the answer (only one of more than
+    three quarters of the room is cut), and of document and question (one segment, the question
+    last) as many of the last tokens as fit; the release has no three-part inputs: our choice.
 
     Args:
         first: id of the start token; delimiter and extract follow.
-
-    Raises:
-        ValueError: an answer alone is longer than a sequence may be.
     """
     flat = [text for e in examples for segments in e.texts for text in segments]
     distinct = sorted(set(flat))  # both orders of a pair, the same document for each answer
@@ -77,19 +74,18 @@ def encode(
     out = []
     for example in examples:
         pieces = [[ids[text] for text in segments] for segments in example.texts]
-        kept = [fit(p, form, longest, example.id) for p in pieces]
+        kept = [fit(p, form, longest) for p in pieces]
         sequences = tuple(join(segments, first) for segments in kept)
         out.append(Encoded(example.id, sequences, example.label, cut=kept != pieces))
     return out
 
 
-def fit(segments: list[list[int]], form: Format, longest: int, name: str) -> list[list[int]]:
+def fit(segments: list[list[int]], form: Format, longest: int) -> list[list[int]]:
     """Cut segments so that they fit in `longest` tokens with their special tokens."""
     if form == "multiple_choice":
         context, answer = segments
+        answer = answer[: (longest - N_SPECIAL) * 3 // 4]
         room = longest - N_SPECIAL - len(answer)
-        if room < 0:
-            raise ValueError(f"example {name}: an answer of {len(answer)} tokens; {longest} fit")
         return [context[max(0, len(context) - room) :], answer]
     each = longest // 2 - 2 if len(segments) > 1 else longest - 2
     return [segment[:each] for segment in segments]
