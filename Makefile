@@ -4,17 +4,21 @@ BIN := .venv/bin
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.textmill/dvc-site
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo test proofs check up data install clean
+.PHONY: demo test proofs check up data install dev clean
 
 install: .venv/installed
-.venv/installed: pyproject.toml constraints.txt
+dev: .venv/installed-dev
+
+# The platform alone, or with the tools of its tests: transformers and others, which only they need.
+.venv/installed-dev: EXTRA := [dev]
+.venv/installed .venv/installed-dev: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("textmill needs Python 3.11 or newer; set PYTHON=/path/to/it")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing pinned packages into .venv (minutes the first time) ..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' 2>.venv/pip.log || (cat .venv/pip.log; exit 1)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.$(EXTRA)' 2>.venv/pip.log || (cat .venv/pip.log; exit 1)
 	@touch $@
 
-data: .venv/installed
+data: install
 	@mkdir -p -m 700 .textmill
 	@$(BIN)/dvc pull -q data.dvc && echo "Sample data is in data/"
 
@@ -24,13 +28,13 @@ demo: data
 up: data
 	@$(BIN)/textmill up
 
-test: data
-	@$(BIN)/python -m pytest -q
+test: dev data
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-proofs: data
+proofs: dev data
 	@$(BIN)/python -m pytest -q -m slow --timeout 3600
 
-check: .venv/installed
+check: dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
