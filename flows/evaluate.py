@@ -10,7 +10,7 @@ from flows.charts import markdown_table
 from flows.stage import Stage, show, stage
 from modules import presets
 from modules.files import Progress, find_jsonl, write_json
-from modules.run import ZeroShotConfig, ZeroShotRun
+from modules.run import ScoringStep, ZeroShotConfig, ZeroShotRun
 from modules.task import Task, data_path
 from registry import artifacts, versions
 from registry.artifacts import Artifact
@@ -65,7 +65,7 @@ def score(at: Stage, task: Task, model: Artifact, name: str, config: ZeroShotCon
         Kind.SCORES,
         f"{name}-{task.name}".lower(),
         step,
-        config=config,
+        config=ScoringStep(task=task.name, settings=config),
         inputs={"checkpoint": model, "task": versions.data_fingerprint(at.workspace, [file])},
         version=task.version,
         title=f"zero-shot {task.name}",

@@ -14,7 +14,7 @@ from flows.stage import Stage, show, stage
 from flows.training import train
 from modules import presets
 from modules.files import Progress, find_jsonl
-from modules.run import FinetuneConfig, FinetuneRun, Initialise
+from modules.run import FinetuneConfig, FinetuneRun, Initialise, TuningStep
 from modules.task import Task, data_path
 from registry import artifacts, versions
 from registry.artifacts import Artifact
@@ -89,7 +89,7 @@ def submit(
         Kind.TUNED,
         f"{name}-{short}",
         step,
-        config=config,
+        config=TuningStep(task=task.name, training=config),
         inputs={"checkpoint": start, "task": versions.data_fingerprint(at.workspace, files)},
         version=task.version,
         title=f"finetune {short}",

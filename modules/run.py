@@ -76,6 +76,24 @@ class TokenizerStep(Config):
     """Which documents are for training."""
 
 
+class TuningStep(Config):
+    """What one tuned checkpoint follows from, beside its inputs: tasks may share a file of rows."""
+
+    task: str
+    """The task's name."""
+    training: FinetuneConfig
+    """How it is trained."""
+
+
+class ScoringStep(Config):
+    """What one task's scores follow from, beside their inputs: tasks may share a file of rows."""
+
+    task: str
+    """The task's name."""
+    settings: ZeroShotConfig
+    """How it is scored."""
+
+
 class FinetuneRun(Config):
     """Which tasks are fine-tuned, and how."""
 
@@ -175,8 +193,10 @@ __all__ = [
     "Initialise",
     "PretrainConfig",
     "RunConfig",
+    "ScoringStep",
     "TokenizerConfig",
     "TokenizerStep",
+    "TuningStep",
     "ZeroShotConfig",
     "ZeroShotRun",
 ]

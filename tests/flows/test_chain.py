@@ -138,6 +138,16 @@ def test_runs_are_nested_in_mlflow(chain, in_project):
     assert all(run.info.status == "FINISHED" for run in runs if run.info.run_name == "pretrain")
 
 
+def test_tasks_that_share_a_file_are_scored_apart(chain, in_project):
+    from flows.evaluate import zero_shot
+
+    pair = ("translation_en_fr", "translation_fr_en")
+    asked = presets.TINY.zero_shot.but(tasks=pair)
+    made = zero_shot(asked, name="tiny", checkpoint="checkpoint/tiny")
+    assert len({result["fingerprint"] for result in made.values()}) == 2
+    assert [result["scores"][0]["task"] for result in made.values()] == list(pair)
+
+
 def test_report_is_machine_readable(chain, in_project):
     report = next(in_project.glob("artifacts/report/tiny/*/report.json"), None)
     if report is None:  # an earlier test removed the artifacts; the storage has them
