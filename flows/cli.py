@@ -408,9 +408,12 @@ def _begin() -> Any:
     Prefect's own lines are in its UI and in that file, where tracebacks are, too.
     """
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    from flows.settings import enter
+    from flows.services import stop_orphans
+    from flows.settings import RUN_PID, enter
 
     workspace = enter()
+    stop_orphans(workspace)
+    os.environ[RUN_PID] = str(os.getpid())
     logs = workspace.state / "logs"
     logs.mkdir(exist_ok=True)
     whole = logging.handlers.RotatingFileHandler(

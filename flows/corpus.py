@@ -118,7 +118,9 @@ def make_tokens(
         return counts | entropies_of(out)
 
     inputs = {"documents": documents, "tokenizer": tokenizer}
-    return at.make(Kind.TOKENS, config.name, step, config=config.tokens, inputs=inputs, version=1)
+    settings = config.tokens
+    # 2: the n-gram floors are of the test split
+    return at.make(Kind.TOKENS, config.name, step, config=settings, inputs=inputs, version=2)
 
 
 def show_funnel(name: str, made: list[Artifact]) -> None:

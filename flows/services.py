@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.settings import prefect_settings, services_file
+from flows.settings import RUN_PID, prefect_settings, services_file
 from modules.files import write_json
 from registry.server import server_command
 from registry.workspace import Workspace
@@ -36,6 +36,7 @@ STOP_SECONDS = 35.0  # Prefect gives a flow 30 s between SIGTERM and SIGKILL
 WORKER_SECONDS = 3.0  # once its runs are gone it holds nothing; by itself it drains without bound
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+ORPHAN_SECONDS = 10.0
 RESTARTS = 5  # within one `up`; after that something is wrong that a restart does not mend
 
 
@@ -250,6 +251,40 @@ def _command_of(process: psutil.Process) -> list[str]:
     except psutil.NoSuchProcess:
         return []
     return found
+
+
+def stop_orphans(workspace: Workspace) -> int:
+    """Stop temporary Prefect servers that outlived the run they served; return how many.
+
+    A run that ends in its own time stops its server; one killed with -9 cannot, and the server
+    would write to the project's Prefect database beside the next run's for ever.
+    """
+    orphans = [process for process in psutil.process_iter() if _is_orphan(process, workspace)]
+    for process in orphans:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(orphans, timeout=ORPHAN_SECONDS)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    return len(orphans)
+
+
+def _is_orphan(process: psutil.Process, workspace: Workspace) -> bool:
+    """Tell a temporary server of this project that has lost its parent from all else."""
+    home = prefect_settings(workspace)["PREFECT_HOME"]
+    try:
+        if "prefect.server.api.server:create_app" not in process.cmdline():
+            return False
+        environment = process.environ()
+    except psutil.Error:  # gone, or another user's
+        return False
+    run = environment.get(RUN_PID)
+    return (
+        run is not None
+        and environment.get("PREFECT_HOME") == home
+        and not psutil.pid_exists(int(run))
+    )
 
 
 def deploy(workspace: Workspace, environment: dict[str, str]) -> None:

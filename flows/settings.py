@@ -15,6 +15,7 @@ from registry.workspace import Workspace
 
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
+RUN_PID = "TEXTMILL_RUN_PID"  # in the environment of a temporary Prefect server: whom it serves
 
 
 def services_file(workspace: Workspace) -> Path:

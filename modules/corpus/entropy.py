@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modules.corpus.shards import read_index, read_split
+from modules.corpus.shards import read_held_out, read_index, read_split
 
 TRAIN_TOKENS = 200_000_000  # counted of a larger corpus: enough for a floor, and 2 GB of tables
 HELD_OUT_TOKENS = 20_000_000
@@ -47,11 +47,12 @@ def ngram_entropies(train: np.ndarray, heldout: np.ndarray, vocab_size: int) -> 
 
 
 def entropies_of(tokens: Path) -> dict[str, float]:
-    """Return the n-gram entropies of a tokens/ directory's val split, keys ending in _nats.
+    """Return the n-gram entropies of a tokens/ directory's held-out split, keys ending in
+    _nats.
 
     At most TRAIN_TOKENS and HELD_OUT_TOKENS from the start of each split are counted.
     """
-    train, heldout = read_split(tokens, "train"), read_split(tokens, "val")
+    train, heldout = read_split(tokens, "train"), read_held_out(tokens)
     if len(heldout) < 2:
         return {}
     found = ngram_entropies(

@@ -266,6 +266,15 @@ def read_split(directory: Path, split: str, *, verify: bool = False) -> TokenFil
     return TokenFile(directory, split, verify=verify)
 
 
+def read_held_out(directory: Path) -> TokenFile:
+    """Open the split that judges a finished model: test, or val where test has no window of two.
+
+    Settings are chosen on val, so that test stays fresh.
+    """
+    test = read_split(directory, "test")
+    return test if len(test) >= 2 else read_split(directory, "val")
+
+
 def read_index(directory: Path) -> dict[str, Any]:
     """Return index.json of a tokens directory.
 

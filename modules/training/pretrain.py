@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from modules import tokenizer as bpe
-from modules.corpus.shards import TokenFile, read_index, read_split
+from modules.corpus.shards import TokenFile, read_held_out, read_index, read_split
 from modules.files import Progress, sha256, silent, write_json, write_jsonl
 from modules.model import checkpoint
 from modules.model.base import Decoder
@@ -167,7 +167,7 @@ def pretrain(
     }
     if module.global_rank == 0:
         module.to(config.device_kind)  # Lightning has taken it back to the CPU
-        module.val = held_out(read_split(tokens, "val"), config.window, WHOLE_SPLIT)
+        module.val = held_out(read_held_out(tokens), config.window, WHOLE_SPLIT)
         whole = module.validate().get("val_loss")
         write_checkpoint(module, tokenizer, out)
         loop.finish(out, training_facts(module) | {"held_out_loss": whole}, counts, safety)

@@ -219,3 +219,14 @@ def test_missing_files_are_named(copy):
 def test_an_unknown_split_to_read_is_named(made):
     with pytest.raises(ValueError, match="no split 'dev'"):
         read_split(made[0] / "tokens", "dev")
+
+
+def test_a_finished_model_is_judged_on_test_or_else_on_val(made, tmp_path):
+    root, documents, config, _ = made
+    held_out = shards.read_held_out(root / "tokens")
+    assert held_out[:].tolist() == read_split(root / "tokens", "test")[:].tolist()
+    pages = [d for d in documents if not d.meta]
+    write_documents(shard_path(tmp_path / "in", 0), pages)
+    write_tokens(tmp_path / "in", GPT2, tmp_path / "out", config.but(test_fraction=0))
+    held_out = shards.read_held_out(tmp_path / "out")
+    assert held_out[:].tolist() == read_split(tmp_path / "out", "val")[:].tolist()
