@@ -1,0 +1,46 @@
+"""A temporary Prefect server that outlived its run is stopped, and no other one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows import services
+from flows.settings import RUN_PID, prefect_settings
+from registry.workspace import Workspace
+
+SLEEPS = [sys.executable, "-c", "input()", "prefect.server.api.server:create_app"]
+
+
+@pytest.fixture
+def start():
+    """Start processes that look like a temporary server; stop what is left of them."""
+    started = []
+
+    def one(home: str, run: int | None) -> subprocess.Popen:
+        environment = {**os.environ, "PREFECT_HOME": home}
+        environment.pop(RUN_PID, None)
+        if run is not None:
+            environment[RUN_PID] = str(run)
+        started.append(subprocess.Popen(SLEEPS, env=environment, stdin=subprocess.PIPE))
+        return started[-1]
+
+    yield one
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_only_the_server_of_a_dead_run_of_this_project_is_stopped(in_project, start):
+    workspace = Workspace.open(Path(in_project))
+    home = prefect_settings(workspace)["PREFECT_HOME"]
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    orphan = start(home, gone.pid)
+    others = [start(home, os.getpid()), start(home, None), start(home + "-other", gone.pid)]
+    assert services.stop_orphans(workspace) == 1
+    assert not psutil.pid_exists(orphan.pid)
+    assert [process.poll() for process in others] == [None, None, None]
