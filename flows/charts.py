@@ -56,14 +56,14 @@ def _png(figure: Any) -> bytes:
 
 
 def learning_curve(curve: Sequence[Mapping[str, Any]], floors: Mapping[str, float]) -> bytes:
-    """Draw training and held-out loss (nats a token) over steps, n-gram floors as lines."""
+    """Draw training and validation loss (nats a token), and the held-out split's n-gram floors."""
     figure, axes = _figure()
     train = [(row["step"], row["loss"]) for row in curve if row.get("loss") is not None]
     val = [(row["step"], row["val_loss"]) for row in curve if row.get("val_loss") is not None]
     if train:
         axes.plot(*zip(*train, strict=True), color=PALE, linewidth=1, label="training")
     if val:
-        axes.plot(*zip(*val, strict=True), "o-", color=INK, markersize=3, label="held out")
+        axes.plot(*zip(*val, strict=True), "o-", color=INK, markersize=3, label="validation")
     for name, value in floors.items():
         axes.axhline(value, color=ACCENT, linewidth=0.8, linestyle="--")
         axes.annotate(
