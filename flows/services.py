@@ -279,12 +279,9 @@ def _is_orphan(process: psutil.Process, workspace: Workspace) -> bool:
         environment = process.environ()
     except psutil.Error:  # gone, or another user's
         return False
-    run = environment.get(RUN_PID)
-    return (
-        run is not None
-        and environment.get("PREFECT_HOME") == home
-        and not psutil.pid_exists(int(run))
-    )
+    run = environment.get(RUN_PID, "")
+    ours = run.isdecimal() and environment.get("PREFECT_HOME") == home
+    return ours and not psutil.pid_exists(int(run))
 
 
 def deploy(workspace: Workspace, environment: dict[str, str]) -> None:

@@ -47,8 +47,7 @@ def ngram_entropies(train: np.ndarray, heldout: np.ndarray, vocab_size: int) -> 
 
 
 def entropies_of(tokens: Path) -> dict[str, float]:
-    """Return the n-gram entropies of a tokens/ directory's held-out split, keys ending in
-    _nats.
+    """Return a tokens/ directory's n-gram entropies on held-out text, keys ending in _nats.
 
     At most TRAIN_TOKENS and HELD_OUT_TOKENS from the start of each split are counted.
     """

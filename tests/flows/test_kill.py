@@ -110,7 +110,7 @@ def blow(flow: psutil.Popen, aim: str, moments: random.Random, length: float) ->
         time.sleep(moments.uniform(0.0, 0.15) * length)
     victims = [flow] if aim == "flow" else trainers(flow)
     if flow.poll() is not None or not victims:
-        flow.wait(LONGEST)
+        assert flow.wait(LONGEST) == 0
         return False
     moments.choice(victims).kill()
     return True
