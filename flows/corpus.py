@@ -82,7 +82,7 @@ def make_documents(at: Stage, config: CorpusConfig, text: Artifact, extra: list[
     """Filter and de-duplicate; add ready-made texts."""
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
-        from modules.corpus.recipe import clean
+        from modules.corpus.clean import clean
 
         return clean(text.path, extra, out, config.clean, progress=progress)
 

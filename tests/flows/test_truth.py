@@ -6,11 +6,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from modules import presets
+from modules.corpus.clean import clean
 from modules.corpus.document import read_documents
 from modules.corpus.extract import extract_text
 from modules.corpus.links import collect_links
 from modules.corpus.pages import select_pages
-from modules.corpus.recipe import clean
 from modules.files import read_jsonl
 
 pytestmark = pytest.mark.timeout(600)

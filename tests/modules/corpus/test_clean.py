@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from modules.corpus.clean import clean, read_extra
 from modules.corpus.dedup import DedupConfig
 from modules.corpus.document import (
     Document,
@@ -18,7 +19,7 @@ from modules.corpus.document import (
     write_documents,
 )
 from modules.corpus.partition import Partition
-from modules.corpus.recipe import CleanConfig, FilterConfig, clean, read_extra
+from modules.corpus.recipe import CleanConfig, FilterConfig
 from modules.files import read_jsonl, write_jsonl
 
 ROOT = Path(__file__).parents[3]
@@ -149,7 +150,7 @@ def test_the_result_depends_on_neither_order_nor_leftovers(extracted, extra, tmp
 
 def test_the_result_does_not_depend_on_the_hash_seed(extracted, extra, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from modules.corpus.recipe import *\n"
+        "import sys; from pathlib import Path; from modules.corpus.clean import *\n"
         "clean(Path(sys.argv[1]), [Path(sys.argv[2])], Path(sys.argv[3]),"
         " CleanConfig(filters=FilterConfig(min_words=20)))"
     )
