@@ -35,6 +35,29 @@ class References:
 NO_REFERENCES = References()
 
 
+def write_references(
+    out: Path,
+    *,
+    evaluation: Sequence[Task] = (),
+    data: Path = Path(),
+    wikipedia: Sequence[Path] = (),
+) -> References:
+    """Write the references that rules of a recipe need, evaluation.npy and wikipedia.npy.
+
+    Args:
+        evaluation: tasks whose test rows must not be in the corpus, below the folder `data`.
+        wikipedia: directories of documents, or JSON lines files with a `text`.
+    """
+    paths = {}
+    if evaluation:
+        paths["evaluation"] = out / "evaluation.npy"
+        write_reference(evaluation_texts(evaluation, data), paths["evaluation"])
+    if wikipedia:
+        paths["wikipedia"] = out / "wikipedia.npy"
+        write_reference(wikipedia_texts(wikipedia), paths["wikipedia"])
+    return References(**paths)
+
+
 def write_reference(texts: Iterable[str], path: Path) -> int:
     """Write the sorted distinct 8-grams of texts (NAME.npy); return how many.
 
