@@ -3,6 +3,7 @@
 Sizes are the papers' (GPT-1 paper, section 4.1; GPT-2 paper, Table 2; heads from the release).
 """
 
+from modules.corpus.dedup import DedupConfig
 from modules.corpus.extract import ExtractConfig
 from modules.corpus.links import LinksConfig
 from modules.corpus.recipe import CleanConfig, FilterConfig
@@ -51,6 +52,67 @@ SAMPLE_CORPUS = CorpusConfig(
 OWN_CORPUS = CorpusConfig(  # the user's: --set corpus.dumps=... and corpus.warcs=...
     name="webtext", dumps=(), warcs=(), tokenizer=TokenizerConfig(vocab_size=50257)
 )
+
+# --- the replications of WebText (reference/gpt2.md, section 4.1), by their own files ------------
+# All go by the same lists of hosts and endings (ours, without what WebText itself was full of), and
+# all extract with Newspaper, which has no counterpart here.
+
+JCPETERSON = OWN_CORPUS.but(  # jcpeterson/openwebtext
+    name="jcpeterson",
+    links=LinksConfig(
+        min_karma=3,  # extract_urls.py: score >= 3, of each submission; not over_18
+        karma="submission",
+    ),
+    extract=ExtractConfig(min_words=1),  # no length rule
+    clean=CleanConfig(
+        filters=FilterConfig(languages=(), min_words=0),  # neither a language nor a length rule
+        dedup=None,  # deduplicate_urls.py: addresses only
+    ),
+)
+OPENWEBTEXT = JCPETERSON.but(  # Gokaslan and Cohen 2019, "OpenWebTextCorpus" (data set card)
+    name="openwebtext",
+    clean=CleanConfig(
+        filters=FilterConfig(
+            languages=("en",),  # fastText, English only
+            min_words=96,  # 128 tokens
+        ),
+        dedup=DedupConfig(
+            near_threshold=0.5,  # similarity above 0.5 is removed
+            ngram=5,  # sets of 5-grams
+        ),
+    ),
+)
+OPENWEBTEXT2 = JCPETERSON.but(  # EleutherAI/openwebtext2
+    name="openwebtext2",
+    links=LinksConfig(
+        min_karma=3,
+        karma="sum",  # filter_from_reddit_scores.py: total of an address's submissions >= 3
+    ),
+    clean=CleanConfig(
+        filters=FilterConfig(languages=(), min_words=0),  # languages noted, none dropped
+        dedup=DedupConfig(
+            near_threshold=0.5,  # minhash_lsh_dedupe.py
+            ngram=5,  # generate_minhashes.py: words; it makes 10 permutations, we want 16 or more
+        ),
+    ),
+)
+MEGATRON = JCPETERSON.but(  # NVIDIA/Megatron-LM, tools/openwebtext, on jcpeterson's addresses
+    name="megatron",
+    clean=CleanConfig(
+        filters=FilterConfig(
+            languages=("en",),  # cleanup_dataset.py: langdetect
+            min_words=96,  # cleanup_dataset.py: 128 tokens
+        ),
+        dedup=DedupConfig(
+            near_threshold=0.9,  # group_duplicate_url.py; find_duplicates.py lists from 0.5 on
+            permutations=100,  # find_duplicates.py: 100 seeds; its shingles are 5 characters
+        ),
+    ),
+)
+CORPORA = {
+    corpus.name: corpus
+    for corpus in (SAMPLE_CORPUS, OWN_CORPUS, JCPETERSON, OPENWEBTEXT, OPENWEBTEXT2, MEGATRON)
+}
 
 FINETUNE_TASKS = (
     "passage_source",
@@ -193,3 +255,14 @@ def get(name: str) -> RunConfig:
     if name not in RUNS:
         raise ValueError(f"no preset {name!r}; there are {', '.join(RUNS)}")
     return RUNS[name]
+
+
+def get_corpus(name: str) -> CorpusConfig:
+    """Return a named corpus: the paper's WebText, a replication of it, or the sample.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in CORPORA:
+        raise ValueError(f"no corpus {name!r}; there are {', '.join(CORPORA)}")
+    return CORPORA[name]

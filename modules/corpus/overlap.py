@@ -30,6 +30,7 @@ from modules.task import Row, Task, load_rows
 
 log = logging.getLogger(__name__)
 
+FILTER = "filter"
 WORK = ".grams.tmp"  # inside the output while the filter is made
 HIGH = 0.15  # GPT-2 paper, section 4: LAMBADA's items of more than 15 % overlap are set apart
 
@@ -45,6 +46,9 @@ class OverlapConfig(Config):
 
     random_strings: int = Field(default=1_000_000, ge=0)  # GPT-2 paper, section 4: 1M, no hit
     """Strings looked up to check that bound."""
+
+    keep_filter: bool = False
+    """Keep the filter beside the table, 38 bits for each 8-gram, to look up more texts in it."""
 
     tokens: TokensConfig = TokensConfig()
     """How the corpus was split: only its training documents count."""
@@ -79,12 +83,10 @@ def overlap_table(
 ) -> dict[str, Any]:
     """Write overlap.json, overlap.csv (GPT-2 paper, Table 6) and items.jsonl.zst; return counts.
 
-    Also leaves the filter there, so that more texts can be looked up.
-
     Args:
         data: the folder the tasks' rows lie in.
     """
-    found = build_filter(documents, out, config, spread=spread, progress=progress)
+    found = build_filter(documents, out / FILTER, config, spread=spread, progress=progress)
     hits = random_hits(found, config)
     results: list[Overlap] = []
     items: list[Row] = []
@@ -103,6 +105,8 @@ def overlap_table(
     write_jsonl(out / "items.jsonl.zst", items)
     write_bytes(out / "overlap.csv", as_csv(results).encode())
     write_json(out / "overlap.json", {"filter": counts, "data_sets": rows})
+    if not config.keep_filter:
+        shutil.rmtree(out / FILTER)
     log.info("overlap: %s", counts)
     return counts | {"data_sets": len(results), "items": len(items)}
 
