@@ -16,7 +16,7 @@ import numpy as np
 from modules.corpus.ngrams import BASE, mix
 from modules.files import atomic_write, write_json
 
-PART = 2**20  # hashes that a part aims at: filling it takes about 60 MB
+PART = 2**18  # hashes that a part aims at: what filling it touches (10 MB) stays in the cache
 
 
 def hash_functions(false_positives: float) -> int:

@@ -22,7 +22,7 @@ from pydantic import Field
 from modules.config import Config
 from modules.corpus.bloom import PART, Filter, fill, part_bounds, write_filter
 from modules.corpus.document import shard_paths
-from modules.corpus.ngrams import alphanumeric_words, ngram_hashes
+from modules.corpus.ngrams import alphanumeric_words, distinct, ngram_hashes
 from modules.corpus.shards import TokensConfig, training_texts
 from modules.files import Progress, atomic_write, silent, write_bytes, write_json, write_jsonl
 from modules.parallel import Spread, one_by_one
@@ -225,7 +225,7 @@ def _shard_ngrams(shard: Path, work: Path, config: OverlapConfig) -> int:
     """Write the distinct n-grams of a shard's training documents, sorted; return how many."""
     path = work / f"{shard.name}.npy"
     if not path.exists():  # else an earlier try has written it
-        grams = np.unique(ngrams_of(training_texts(shard, config.tokens), config.ngram))
+        grams = distinct(ngrams_of(training_texts(shard, config.tokens), config.ngram))
         with atomic_write(path) as file:
             np.save(file, grams)
     return len(np.load(path, mmap_mode="r"))
@@ -242,8 +242,8 @@ def _part(
         start = int(np.searchsorted(grams, bounds[number]))
         end = int(np.searchsorted(grams, bounds[number + 1])) if number + 1 < parts else len(grams)
         pieces.append(np.asarray(grams[start:end]))
-    distinct = np.unique(np.concatenate(pieces))
-    return len(distinct), fill(distinct, false_positives)
+    grams = distinct(np.concatenate(pieces))
+    return len(grams), fill(grams, false_positives)
 
 
 def _per_item(found: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 
 from modules.corpus.document import Document, read_documents
 from modules.corpus.filters import from_wikipedia
+from modules.corpus.ngrams import distinct
 from modules.corpus.overlap import ngrams_of, strings_of
 from modules.files import atomic_write, read_jsonl
 from modules.task import Task, load_rows
@@ -64,7 +65,7 @@ def write_reference(texts: Iterable[str], path: Path) -> int:
     Raises:
         ValueError: there is none: no text has 8 words.
     """
-    grams = np.unique(ngrams_of(texts, NGRAM))
+    grams = distinct(ngrams_of(texts, NGRAM))
     if not len(grams):
         raise ValueError(f"{path.stem}: no reference text has {NGRAM} words; check the paths")
     with atomic_write(path) as file:
