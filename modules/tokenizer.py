@@ -11,6 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -116,7 +117,7 @@ class Tokenizer:
         for name, content in self.files().items():
             write_bytes(out / name, content)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Return one hash for the vocabulary, equal for every copy of it."""
         return hashlib.sha256(b"\0".join(self.files().values())).hexdigest()

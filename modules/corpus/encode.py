@@ -47,13 +47,13 @@ class _Part:
     """What one shard of documents gives to one split."""
 
     names: list[str] = field(default_factory=list)
-    ids: list[np.ndarray] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
     bytes: int = 0
+    ids: list[np.ndarray] = field(default_factory=list)
 
     def header(self) -> dict[str, Any]:
         """Return what the ids are of."""
-        lengths = [len(ids) for ids in self.ids]
-        return {"names": self.names, "lengths": lengths, "bytes": self.bytes}
+        return {"names": self.names, "lengths": self.lengths, "bytes": self.bytes}
 
     def joined(self, dtype: np.dtype[Any]) -> np.ndarray:
         """Return all ids, which have been checked to fit (tokens,)."""
@@ -66,8 +66,8 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
 
 
 def check_ids(ids: np.ndarray, vocab_size: int, document_id: str) -> np.ndarray:
-    """Return ids (tokens,), refusing any outside the vocabulary (it would wrap around)."""
-    if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
+    """Return unsigned ids (tokens,), refusing any outside the vocabulary (it would wrap around)."""
+    if len(ids) and ids.max() >= vocab_size:
         raise ValueError(
             f"document {document_id}: a token id is outside the vocabulary of {vocab_size}"
         )
@@ -101,11 +101,13 @@ def encode_shard(job: Job) -> Path:
 def _encode(job: Job, tokenizer: bpe.Tokenizer, encoder: FastEncoder) -> dict[Split, _Part]:
     """Return what each split gets of a shard, end-of-text behind each document."""
     parts = {split: _Part() for split in SPLITS}
+    end = np.array([tokenizer.eot], dtype=np.uint32)
     for document in read_documents(job.shard):
         ids = check_ids(encoder.encode(document.text), tokenizer.n_vocab, document.id)
         part = parts[split_of_document(document, job.config)]
         part.names.append(document.id)
-        part.ids.append(np.append(ids, np.uint32(tokenizer.eot)))
+        part.lengths.append(len(ids) + 1)
+        part.ids += [ids, end]
         part.bytes += len(document.text.encode("utf-8", "replace"))
     return parts
 

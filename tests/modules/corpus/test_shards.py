@@ -164,7 +164,7 @@ def test_a_larger_fraction_only_adds_to_a_split():
 
 def test_an_id_beyond_the_vocabulary_is_refused_not_wrapped():
     with pytest.raises(ValueError, match="document d7: a token id is outside"):
-        encode.check_ids(np.array([1, 70000]), 50257, "d7")
+        encode.check_ids(np.array([1, 70000], dtype=np.uint32), 50257, "d7")
     assert encode.token_dtype(65536) == np.uint16
     assert encode.token_dtype(65537) == np.uint32
 
