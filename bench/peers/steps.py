@@ -10,6 +10,7 @@ seconds, "result": a number to compare}.
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 PERMUTATIONS = 128
 NGRAM = 5  # words
+THRESHOLD = 0.7  # Jaccard, as DedupConfig has it
 END = "<|endoftext|>"
 
 
@@ -213,6 +215,71 @@ def minhash_datatrove(folder: Path, vocabulary: Path) -> Callable[[], int]:
     return lambda: len([step.get_signature(step.get_shingles(text)) for text in texts])
 
 
+# --- dedup: documents on disk to those that stay, on disk; how many stay ---
+
+
+def dedup_textmill(folder: Path, vocabulary: Path) -> Callable[[], int]:
+    """Compare proposed pairs by their true Jaccard, too, which the others do not."""
+    from modules.corpus.clean import clean
+    from modules.corpus.document import Document, document_id, write_documents
+    from modules.corpus.recipe import CleanConfig, FilterConfig
+
+    out = folder / f"dedup.{os.getpid()}.tmp"
+    texts = enumerate(load(folder, "text"))
+    documents = (Document(id=document_id(str(i)), text=text) for i, text in texts)
+    write_documents(out / "text" / "documents-00000.jsonl.zst", documents)
+    filters = FilterConfig(languages=(), min_words=0, drop_wikipedia=False)
+
+    def run() -> int:
+        kept = clean(out / "text", [], out / "documents", CleanConfig(filters=filters))["kept"]
+        shutil.rmtree(out)
+        return kept
+
+    return run
+
+
+def write_kept(folder: Path, is_new: Callable[[str, str], bool]) -> int:
+    """Write the rows of text.jsonl that are new; return how many."""
+    kept, out = 0, folder / f"dedup.{os.getpid()}.tmp"
+    with (folder / "text.jsonl").open() as file, out.open("w") as kept_file:
+        for number, line in enumerate(file):
+            if is_new(str(number), json.loads(line)["text"]):
+                kept_file.write(line)
+                kept += 1
+    out.unlink()
+    return kept
+
+
+def dedup_rensa(folder: Path, vocabulary: Path) -> Callable[[], int]:
+    from rensa import RMinHash, RMinHashLSH
+
+    lsh = RMinHashLSH(threshold=THRESHOLD, num_perm=PERMUTATIONS, num_bands=16)
+
+    def is_new(key: str, text: str) -> bool:
+        sketch = RMinHash(num_perm=PERMUTATIONS, seed=42)
+        sketch.update(grams(text))
+        found = lsh.query(sketch)
+        lsh.insert(int(key), sketch)
+        return not found
+
+    return lambda: write_kept(folder, is_new)
+
+
+def dedup_datasketch(folder: Path, vocabulary: Path) -> Callable[[], int]:
+    from datasketch import MinHash, MinHashLSH
+
+    lsh = MinHashLSH(threshold=THRESHOLD, num_perm=PERMUTATIONS)
+
+    def is_new(key: str, text: str) -> bool:
+        sketch = MinHash(num_perm=PERMUTATIONS)
+        sketch.update_batch([gram.encode() for gram in grams(text)])
+        found = lsh.query(sketch)
+        lsh.insert(key, sketch)
+        return not found
+
+    return lambda: write_kept(folder, is_new)
+
+
 # --- tokens: texts in memory to a file of uint16 on disk; tokens written ---
 
 
@@ -278,8 +345,6 @@ def tokens_gigatoken(folder: Path, vocabulary: Path) -> Callable[[], int]:
 
 def tokens_textmill(folder: Path, vocabulary: Path) -> Callable[[], int]:
     """Write whole shards with their index (more than the others do), from documents on disk."""
-    import shutil
-
     from modules.corpus.document import Document, document_id, write_documents
     from modules.corpus.shards import TokensConfig, write_tokens
 
@@ -311,6 +376,7 @@ STEPS: dict[str, dict[str, Callable[[Path, Path], Callable[[], int]]]] = {
         "datasketch": minhash_datasketch,
         "datatrove": minhash_datatrove,
     },
+    "dedup": {"textmill": dedup_textmill, "rensa": dedup_rensa, "datasketch": dedup_datasketch},
     "tokens": {
         "textmill": tokens_textmill,
         "tiktoken": tokens_tiktoken,
