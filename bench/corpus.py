@@ -11,6 +11,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable
@@ -24,13 +25,17 @@ from bench.peers import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = Path(__file__).parent / "peers"
+SCRATCH = Path(tempfile.gettempdir())
 SCALES = {1: ("textmill", "datatrove"), 4: ("textmill", "datatrove"), 16: ("textmill",)}
 QUICK_PAGES = 200
-RIVALS = {  # in which environment each rival of a step runs
+COUNTS = "pages > documents, tokens"
+PATHS = ("textmill", "datatrove", "datatrove fast")
+RIVALS = {  # of every step
     "read": ("fastwarc", "warcio"),
     "extract": ("resiliparse", "readability", "trafilatura fast", "trafilatura"),
     "language": ("fasttext",),
     "minhash": ("rensa", "datasketch", "datatrove"),
+    "dedup": ("rensa", "datasketch"),
     "tokens": ("gigatoken", "tokie", "tiktoken", "tokenizers"),
 }
 
@@ -128,16 +133,17 @@ class Bench:
         else:
             command = [self.python("datatrove"), str(PEERS / "datatrove_path.py")]
             tokenizer = self.vocabulary / "tokenizer.json"
-            run = measure([*command, str(folder), str(out), str(tokenizer)], self.core)
+            fast = ["fast"] if name == "datatrove fast" else []
+            run = measure([*command, str(folder), str(out), str(tokenizer), *fast], self.core)
         print(f"{name} {folder.name}: {run}", file=sys.stderr, flush=True)
         return run
 
     def step(self, step: str, name: str, folder: Path) -> Run:
         """Do one step with one library."""
         command = [self.python("datatrove" if name == "datatrove" else "rivals")]
-        command += [str(PEERS / "steps.py")]
+        command += [str(PEERS / "run_step.py")]
         if name == "textmill":
-            command = [sys.executable, "-m", "bench.peers.steps"]
+            command = [sys.executable, "-m", "bench.peers.run_step"]
         run = measure([*command, step, name, str(folder), str(self.vocabulary)], self.core)
         print(f"{step} {name}: {run.output}", file=sys.stderr, flush=True)
         return run
@@ -160,26 +166,22 @@ def write_vocabulary(out: Path) -> None:
 
 
 def compare_paths(bench: Bench) -> str:
-    """Run both ways in turn over the same pages."""
-    folder, names = bench.pages(), ("textmill", "datatrove")
-    runs: dict[str, list[Run]] = {name: [] for name in names}
+    """Take the same pages each way in turn."""
+    folder = bench.pages()
+    runs: dict[str, list[Run]] = {name: [] for name in PATHS}
     for _ in range(bench.rounds):
-        for name in names:
+        for name in PATHS:
             runs[name].append(bench.path(name, folder))
-    rows = []
-    for name in names:
-        rows.append([f"**{name}**", *numbers(runs[name]), kept(name, runs[name][-1])])
+    ours, rows = runs["textmill"], []
+    for name in PATHS:
+        ratio = statistics.median(b.cpu / a.cpu for a, b in zip(ours, runs[name], strict=True))
+        row = [f"**{name}**", *numbers(runs[name]), f"**{ratio:.1f}**", kept(name, runs[name][-1])]
+        rows.append(row)
         for step in runs[name][0].output["steps"]:
             cpu = statistics.median(run.output["steps"][step][1] for run in runs[name])
-            rows.append([f"{name}: {step}", f"{cpu:.2f}", "", "", ""])
-    cpu, wall = (
-        statistics.median(
-            getattr(b, what) / getattr(a, what) for a, b in zip(*runs.values(), strict=True)
-        )
-        for what in ("cpu", "wall")
-    )
-    rows.append(["**datatrove / textmill**", f"**{cpu:.1f}**", f"{wall:.1f}", "", ""])
-    return table(("WARC to tokens", "CPU s", "wall s", "peak MB", "documents, tokens"), rows)
+            rows.append([f"{name}: {step}", f"{cpu:.2f}", "", "", "", ""])
+    head = ("WARC to tokens", "CPU s", "wall s", "peak MB", "CPU / textmill's", COUNTS)
+    return table(head, rows)
 
 
 def numbers(runs: list[Run]) -> list[str]:
@@ -193,7 +195,7 @@ def numbers(runs: list[Run]) -> list[str]:
 def kept(name: str, run: Run) -> str:
     """Return how many pages, documents after filters and duplicates, and tokens there were."""
     counts = run.output["counts"]
-    if name == "datatrove":
+    if name != "textmill":
         steps = {step.split(" ")[-1]: c for stage in counts.values() for step, c in stage.items()}
         # names end in "Trafilatura", "4" (MinHash stage 4), "Writer"
         tokens = steps["Writer"]["tokens"]
@@ -233,7 +235,7 @@ def compare_scales(bench: Bench) -> str:
             first.setdefault(name, run.cpu)
             growth = f"{run.cpu / first[name]:.2f}"
             rows.append([f"{name}, {copies}x", *numbers([run]), growth, kept(name, run)])
-    head = ("input", "CPU s", "wall s", "peak MB", "CPU / that of 1x", "documents, tokens")
+    head = ("input", "CPU s", "wall s", "peak MB", "CPU / that of 1x", COUNTS)
     return table(head, rows)
 
 
@@ -251,8 +253,8 @@ def main() -> None:
     add = parser.add_argument
     add("parts", nargs="*", default=list(PARTS), help=f"which of {', '.join(PARTS)} to run")
     add("--data", type=Path, default=ROOT / "data/web", help="folder with pages-*.warc.gz")
-    add("--peers", type=Path, default=Path("/tmp/peers"), help="folder of the peers' environments")
-    add("--work", type=Path, default=Path("/tmp/textmill-bench"), help="folder for inputs, outputs")
+    add("--peers", type=Path, default=SCRATCH / "peers", help="folder of the peers' environments")
+    add("--work", type=Path, default=SCRATCH / "textmill-bench", help="folder for inputs, outputs")
     add("--rounds", type=int, default=3, help="how often each is run; medians are printed")
     add("--core", type=int, default=0, help="the CPU core everything runs on")
     add("--quick", action="store_true", help=f"{QUICK_PAGES} pages, one round, no scale: a minute")

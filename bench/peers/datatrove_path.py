@@ -1,6 +1,6 @@
 """datatrove's way from WARC files to tokens; runs in the peer's own environment (README.md).
 
-    PEER/bin/python bench/peers/datatrove_path.py WARCS OUT TOKENIZER_JSON
+    PEER/bin/python bench/peers/datatrove_path.py WARCS OUT TOKENIZER_JSON [fast]
 
 The stages and numbers are those of datatrove's examples/fineweb.py as far as textmill has the same
 step: Trafilatura(favour_precision) -> English -> length -> MinHash (14 buckets of 8 hashes of
@@ -47,16 +47,16 @@ def long_enough(document) -> bool:
     return len(document.text.split()) >= MIN_WORDS
 
 
-def stages(warcs: Path, out: Path, tokenizer: Path) -> list[tuple[str, list, int]]:
+def stages(warcs: Path, out: Path, tokenizer: Path, fast: bool) -> list[tuple[str, list, int]]:
     """Return (name, pipeline, tasks) of every stage."""
     text, sigs, dups, remove = (str(out / name) for name in ("text", "sigs", "dups", "remove"))
     config = MinhashConfig()
     extract = [
         WarcReader(str(warcs), glob_pattern="*.warc.gz"),
-        Trafilatura(favour_precision=True, timeout=SECONDS_A_PAGE),
+        Trafilatura(favour_precision=True, timeout=SECONDS_A_PAGE, no_fallback=fast),
         LanguageFilter("en"),
         LambdaFilter(long_enough),
-        JsonlWriter(text),
+        JsonlWriter(text, compression="zstd"),
     ]
     tokens = [
         JsonlReader(text),
@@ -91,12 +91,12 @@ def counts_of(stats) -> dict[str, dict[str, int]]:
     }
 
 
-def main(warcs: Path, out: Path, tokenizer: Path) -> None:
+def main(warcs: Path, out: Path, tokenizer: Path, fast: bool) -> None:
     """Run the stages one after the other, each task in this process."""
     logger.remove()
     use_language_model()
     times, counts = {}, {}
-    for name, pipeline, tasks in stages(warcs, out, tokenizer):
+    for name, pipeline, tasks in stages(warcs, out, tokenizer, fast):
         wall, cpu = time.perf_counter(), cpu_seconds()
         executor = LocalPipelineExecutor(
             pipeline, tasks=tasks, workers=1, logging_dir=str(out / "logs" / name)
@@ -108,4 +108,4 @@ def main(warcs: Path, out: Path, tokenizer: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]))
+    main(*map(Path, sys.argv[1:4]), fast="fast" in sys.argv[4:])
