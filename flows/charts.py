@@ -2,8 +2,12 @@
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+SPECIAL = re.compile(r"""([\\`*_{}\[\]<>()#+!|~&$^=:@"]|(?<=www)\.)""")
+"""What may begin a link, a picture, HTML or emphasis in some dialect of Markdown."""
 
 INK, PALE, ACCENT = "#1b2a41", "#b8c4d6", "#c8553d"
 
@@ -22,7 +26,12 @@ def _cell(value: Any) -> str:
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return literal(str(value))
+
+
+def literal(text: str) -> str:
+    """Return text as Markdown that shows it and does nothing: for use inside a line."""
+    return SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
 def _numeric(text: str) -> bool:
@@ -93,6 +102,37 @@ def bars(values: Mapping[str, float], unit: str, marks: Mapping[str, float] | No
             axes.plot([marks[name]] * 2, [place - 0.4, place + 0.4], color=ACCENT, linewidth=2)
     axes.set_xlabel(unit)
     axes.tick_params(axis="y", labelsize=8)
+    return _png(figure)
+
+
+def columns(values: Mapping[str, float], names: str, unit: str) -> bytes:
+    """Draw one column a name, as in a histogram."""
+    figure, axes = _figure()
+    axes.bar(list(values), list(values.values()), color=INK, width=0.9)
+    axes.tick_params(axis="x", labelsize=8, labelrotation=45 if len(values) > 8 else 0)
+    axes.set(xlabel=names, ylabel=unit)
+    return _png(figure)
+
+
+def funnel(steps: Sequence[Mapping[str, Any]]) -> bytes:
+    """Draw what each step of a corpus kept, joined and lost of what came in."""
+    figure, axes = _figure(height=0.9 + 0.45 * max(len(steps), 2))
+    parts = {"kept": INK, "joined": PALE, "dropped": ACCENT, "rejected": "#8d99ae"}
+    names = [f"{step['name']} ({step['unit']})" for step in steps]
+    start = [0.0] * len(steps)
+    for part, colour in parts.items():
+        lengths = [float(step[part]) for step in steps]
+        if any(lengths):
+            axes.barh(names, lengths, left=start, color=colour, height=0.65, label=part)
+        start = [a + b for a, b in zip(start, lengths, strict=True)]
+    for place, step in enumerate(steps):
+        text = f" {step['kept']:,} of {step['came']:,}"
+        axes.annotate(text, (start[place], place), va="center", fontsize=8, color=INK)
+    axes.invert_yaxis()
+    axes.margins(x=0.2)
+    axes.set_xlabel("records that came in")
+    axes.tick_params(axis="y", labelsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
     return _png(figure)
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from prefect import flow
 
-from flows.charts import bars, inline, markdown_table
-from flows.stage import Inputs, Stage, show, stage
+from flows.look import show_corpus
+from flows.stage import Inputs, Stage, stage
 from modules import presets
 from modules.files import Progress
 from modules.run import CorpusConfig, TokenizerStep
@@ -36,7 +36,7 @@ def prepare_corpus(config: CorpusConfig = presets.SAMPLE.corpus) -> str:
         documents = make_documents(at, config, text, extra)
         tokenizer = make_tokenizer(at, config, documents)
         tokens = make_tokens(at, config, documents, tokenizer)
-        show_funnel(config.name, [links, pages, text, documents, tokens])
+        show_corpus(at, config.name, tokens)
         return tokens.fingerprint
 
 
@@ -121,17 +121,3 @@ def make_tokens(
     settings = config.tokens
     # 2: the n-gram floors are of the test split
     return at.make(Kind.TOKENS, config.name, step, config=settings, inputs=inputs, version=2)
-
-
-def show_funnel(name: str, made: list[Artifact]) -> None:
-    """Show what came in and went out of every step, with the reasons for what was dropped."""
-    rows, kept = [], {}
-    for artifact in made:
-        for count, value in sorted(artifact.counts.items()):
-            if isinstance(value, int | float):
-                rows.append((artifact.kind, artifact.name, count, value))
-        kept[f"{artifact.kind} {artifact.name}"] = float(artifact.counts.get("kept", 0))
-    kept = {key: value for key, value in kept.items() if value}
-    table = markdown_table(["step", "artifact", "count", "value"], rows)
-    picture = inline(bars(kept, "records kept"), "records kept by each step") if kept else ""
-    show("corpus-funnel", f"# Corpus {name}\n\n{picture}\n\n{table}", "What each step kept")

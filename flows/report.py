@@ -1,32 +1,25 @@
 """The last step of a chain: what was made and how it scored, as tables and pictures on one page."""
 
-import html
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import exp
 from pathlib import Path
 from typing import Any
 
-from flows.charts import bars, inline, learning_curve, markdown_table
+from flows.charts import bars, learning_curve
 from flows.finetune import Tuned, label
+from flows.look import in_short, make_look, read_look
+from flows.page import Picture, Quote, Quotes, Shown, write_page
 from flows.pretrain import floors_of, samples, training_facts
 from flows.stage import Stage, show
 from modules import tasks
 from modules.config import Config
-from modules.files import Progress, read_jsonl, write_bytes, write_json
+from modules.files import Progress, read_jsonl, write_json
 from modules.run import RunConfig
 from registry import artifacts
 from registry.artifacts import Artifact
 from registry.tables import Kind
-
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#1b2a41;max-width:62rem;margin:2rem auto;
-padding:0 1rem}table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .7rem;
-border-bottom:1px solid #dde3ec;text-align:left}th{border-bottom:2px solid #1b2a41}
-img{max-width:100%}blockquote{color:#44546a;
-border-left:3px solid #b8c4d6;margin-left:0;padding-left:1rem}
-"""
 
 
 class ReportConfig(Config):
@@ -34,16 +27,6 @@ class ReportConfig(Config):
 
     name: str
     """The preset it shows."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One table of the report."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    note: str = ""
 
 
 def make_report(
@@ -67,6 +50,8 @@ def make_report(
         },
     }
 
+    looked = make_look(at, run.name, tokens)
+
     def step(out: Path, progress: Progress) -> dict[str, Any]:
         curve = list(read_jsonl(checkpoint.path / "curve.jsonl"))
         floors = floors_of(tokens)
@@ -75,19 +60,21 @@ def make_report(
             fine_tuning(run, tuned, workspace.data),
             prompting(zero_shot),
         ]
-        pictures = {
-            "Learning curve": learning_curve(curve, floors),
-            "Fine-tuned accuracy (mark: the majority class)": accuracy_bars(shown[1]),
-        }
-        texts = samples(checkpoint.path)
+        pictures = [
+            Picture("Learning curve", learning_curve(curve, floors)),
+            Picture("Fine-tuned accuracy (mark: the majority class)", accuracy_bars(shown[1])),
+        ]
+        written = Quotes(
+            "What it writes", [Quote(pair[:1], pair[1]) for pair in samples(checkpoint.path)]
+        )
+        page = [*shown, *pictures, written, *in_short(read_look(looked))]
         write_json(out / "report.json", {"tables": [asdict(table) for table in shown]})
-        write_bytes(out / "report.md", as_markdown(run.name, shown, pictures, texts).encode())
-        write_bytes(out / "report.html", as_html(run.name, shown, pictures, texts).encode())
+        write_page(out, f"textmill {run.name}", page)
         return {"tables": len(shown), "pictures": len(pictures)}
 
-    inputs = {"tokens": tokens, "checkpoint": checkpoint, **made}
+    inputs = {"tokens": tokens, "checkpoint": checkpoint, "corpus": looked, **made}
     report = at.make(
-        Kind.REPORT, run.name, step, config=ReportConfig(name=run.name), inputs=inputs, version=1
+        Kind.REPORT, run.name, step, config=ReportConfig(name=run.name), inputs=inputs, version=2
     )
     text = (report.path / "report.md").read_text()
     show("report", text, f"Everything about {run.name} on one page")
@@ -193,56 +180,6 @@ def prompting(results: Mapping[str, Mapping[str, Any]]) -> Shown:
         rows,
         "The paper's numbers are for other texts of the same format and models of 117M to 1.5B "
         "parameters; they show what the format can give, not what this model should.",
-    )
-
-
-def as_markdown(
-    name: str,
-    shown: Sequence[Shown],
-    pictures: Mapping[str, bytes],
-    texts: Sequence[tuple[str, str]],
-) -> str:
-    """Return the report as Markdown with the pictures inside."""
-    parts = [f"# textmill {name}"]
-    for table in shown:
-        parts += [f"## {table.title}", markdown_table(table.header, table.rows), table.note]
-    parts += [f"## {title}\n\n{inline(png, title)}" for title, png in pictures.items()]
-    parts += ["## What it writes", *(f"> **{prompt}**{text}" for prompt, text in texts)]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def as_html(
-    name: str,
-    shown: Sequence[Shown],
-    pictures: Mapping[str, bytes],
-    texts: Sequence[tuple[str, str]],
-) -> str:
-    """Return the report as one self-contained page."""
-    import base64
-
-    def cells(row: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(x)}</{tag}>" for x in row) + "</tr>"
-
-    body = [f"<h1>textmill {html.escape(name)}</h1>"]
-    for table in shown:
-        rows = "".join(cells(row, "td") for row in table.rows)
-        body.append(
-            f"<h2>{html.escape(table.title)}</h2><table>{cells(table.header, 'th')}{rows}</table>"
-            f"<p>{html.escape(table.note)}</p>"
-        )
-    for title, png in pictures.items():
-        source = base64.b64encode(png).decode()
-        body.append(
-            f'<h2>{html.escape(title)}</h2><img alt="" src="data:image/png;base64,{source}">'
-        )
-    body.append("<h2>What it writes</h2>")
-    body += [
-        f"<blockquote><b>{html.escape(prompt)}</b>{html.escape(text)}</blockquote>"
-        for prompt, text in texts
-    ]
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>textmill {html.escape(name)}'
-        f"</title><style>{STYLE}</style><body>{''.join(body)}</body></html>\n"
     )
 
 

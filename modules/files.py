@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import orjson
 import zstandard
 
 Progress = Callable[[int, int, str], None]
@@ -99,20 +100,32 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError: a line is not a JSON object; the message names file and line.
     """
+    for number, line in enumerate(read_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = _parsed(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: expected an object, got {line[:40]!r}")
+        yield row
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a .jsonl or .jsonl.zst file undecoded: to look for bytes is quicker."""
     with path.open("rb") as raw:
-        blocks = (
-            _unpacked(path, raw) if path.suffix == ".zst" else iter(lambda: raw.read(2**20), b"")
-        )
-        for number, line in enumerate(_lines(path, blocks), 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}: expected an object, got {line[:40]!r}")
-            yield row
+        packed = path.suffix == ".zst"
+        blocks = _unpacked(path, raw) if packed else iter(lambda: raw.read(2**20), b"")
+        yield from _lines(path, blocks)
+
+
+def _parsed(line: bytes) -> Any:
+    """Parse JSON, lone surrogates and NaN too (only the slow parser reads those)."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return json.loads(line)
 
 
 def _unpacked(path: Path, raw: IO[bytes]) -> Iterator[bytes]:

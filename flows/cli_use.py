@@ -1,0 +1,122 @@
+"""The commands that show and use what is there; flows/cli.py adds them to `textmill`."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from flows.terminal import console, fail, print_checks, print_models, print_runs
+
+app = typer.Typer()
+Reference = Annotated[str, typer.Argument(help="textmill-sample@champion, kind/name, fingerprint.")]
+
+
+@app.command()
+def up(
+    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server and UI.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server and UI.")] = 5000,
+) -> None:
+    """Start the Prefect server, the MLflow server and a worker that serves every deployment."""
+    from flows.services import up as start
+    from flows.settings import enter
+
+    workspace = enter()
+    try:
+        start(
+            workspace, prefect_port, mlflow_port, say=lambda text: console.print(text, style="bold")
+        )
+    except RuntimeError as error:
+        fail(str(error), 1)
+
+
+@app.command()
+def status() -> None:
+    """Show what is running, what was interrupted, and where the UIs are."""
+    from flows.settings import enter, running_services
+    from registry import catalogue
+    from registry.db import reading
+
+    workspace = enter()
+    services = running_services(workspace)
+    if services:
+        console.print(
+            f"up (pid {services['pid']}): "
+            f"Prefect {services['prefect']}, MLflow {services['mlflow']}"
+        )
+    else:
+        console.print("servers: not running (start them with `textmill up`)")
+    with reading(workspace.database_url) as session:
+        dead = {run.id for run in catalogue.interrupted_runs(session)}
+        print_runs(catalogue.list_runs(session, limit=15), dead)
+
+
+@app.command()
+def doctor() -> None:
+    """Check versions, disk, ports, data and remotes; say how to mend what is wrong."""
+    from flows.doctor import examine
+
+    if not print_checks(examine()):
+        sys.exit(1)
+
+
+@app.command()
+def models() -> None:
+    """List the registered models, their versions, scores and aliases."""
+    from flows.settings import enter
+    from registry import models as registered
+
+    print_models(registered.list_models(enter()))
+
+
+@app.command()
+def lineage(
+    reference: Reference,
+) -> None:
+    """Show what an artifact or model was made from, down to the input files."""
+    from flows.lineage import tree
+    from flows.settings import enter
+
+    console.print(tree(enter(), reference))
+
+
+@app.command()
+def checkout(
+    reference: Reference,
+) -> None:
+    """Get an artifact's bytes, verified, from here or from the storage remote; print the folder."""
+    from flows.settings import enter
+    from registry import artifacts
+
+    found = artifacts.checkout(enter(), reference)
+    console.print(f"{found.kind} {found.name} {found.fingerprint[:12]}", style="bold")
+    typer.echo(str(found.path))
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The text to continue.")],
+    model: Annotated[
+        str, typer.Option(help="Which model or checkpoint.")
+    ] = "textmill-sample@champion",
+    max_new_tokens: Annotated[int, typer.Option(help="Length of the continuation.")] = 100,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Sample from the k likeliest tokens; 0: all.")] = 40,
+    top_p: Annotated[float, typer.Option(help="Sample from this much probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+) -> None:
+    """Continue a text with a model from the registry."""
+    from flows.settings import enter
+    from registry import artifacts
+
+    folder = artifacts.checkout(enter(), model).path
+    from modules.model.checkpoint import load
+    from modules.model.generate import GenerationConfig
+    from modules.model.generate import generate as sample
+    from modules.tokenizer import load as load_tokenizer
+
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+    )
+    ids = sample(load(folder), [tokenizer.encode(prompt)], config, eot=tokenizer.eot)[0]
+    typer.echo(prompt + tokenizer.decode(ids))

@@ -1,0 +1,53 @@
+"""Where log lines go while a command runs flows: short ones to the terminal, all to a file."""
+
+import logging
+import logging.handlers
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.logging import RichHandler
+
+from flows.terminal import errors
+
+
+def begin() -> Any:
+    """Open the workspace and say on the terminal what happens; the whole log goes into a file.
+
+    Prefect's own lines are in its UI and in that file, where tracebacks are, too.
+    """
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    from flows.services import stop_orphans
+    from flows.settings import RUN_PID, enter
+
+    workspace = enter()
+    stop_orphans(workspace)
+    os.environ[RUN_PID] = str(os.getpid())
+    shown, whole = _shown(), _whole(workspace.state / "logs")
+    for name in ("flows", "modules", "registry"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.handlers = [shown, whole]
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    errors.print("Starting; without `textmill up` a temporary Prefect server needs a moment.")
+    import prefect.main  # noqa: F401  configures logging, once
+
+    logging.getLogger("prefect").addHandler(whole)
+    return workspace
+
+
+def _whole(logs: Path) -> logging.Handler:
+    """Return the handler that writes everything into a file of bounded size."""
+    logs.mkdir(exist_ok=True)
+    handler = logging.handlers.RotatingFileHandler(
+        logs / "textmill.log", maxBytes=2**22, backupCount=2
+    )
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    return handler
+
+
+def _shown() -> logging.Handler:
+    """Return the handler that writes short lines onto the terminal."""
+    handler = RichHandler(console=errors, show_path=False, show_level=False, markup=False)
+    handler.setFormatter(logging.Formatter("%(message)s", datefmt="[%X]"))
+    return handler
