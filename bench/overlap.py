@@ -18,7 +18,7 @@ from typing import Any
 
 from modules.corpus.document import Document, document_id, shard_path, write_documents
 from modules.corpus.overlap import OverlapConfig, build_filter, ngrams_of
-from modules.corpus.shards import TokensConfig
+from modules.corpus.splits import TokensConfig
 from modules.files import read_jsonl
 
 ROUNDS = 5

@@ -8,6 +8,7 @@ from typing import Any
 from prefect import flow
 
 from flows.charts import markdown_table
+from flows.spread import spread, task_runner
 from flows.stage import Stage, show, stage
 from modules import presets, tasks
 from modules.config import Config
@@ -28,7 +29,7 @@ class OverlapStep(Config):
     """The tasks, each with its version."""
 
 
-@flow(name="overlap", flow_run_name="overlap-{name}")
+@flow(name="overlap", flow_run_name="overlap-{name}", task_runner=task_runner())
 def overlap(
     config: OverlapConfig = OverlapConfig(),  # noqa: B008 - frozen; the form in the UI
     name: str = "sample",
@@ -70,11 +71,10 @@ def make_overlap(
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
         from modules.corpus.overlap import overlap_table
-        from modules.parallel import processes
 
-        with processes(workers) as spread:
+        with spread(workers) as here:
             return overlap_table(
-                corpus.path, data, chosen, out, config, spread=spread, progress=progress
+                corpus.path, data, chosen, out, config, spread=here, progress=progress
             )
 
     files = [

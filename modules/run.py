@@ -11,7 +11,7 @@ from modules.corpus.extract import ExtractConfig
 from modules.corpus.links import LinksConfig
 from modules.corpus.pages import PagesConfig
 from modules.corpus.recipe import CleanConfig
-from modules.corpus.shards import TokensConfig
+from modules.corpus.splits import TokensConfig
 from modules.evaluation.config import ZeroShotConfig
 from modules.files import find_jsonl
 from modules.task import FINETUNE_FORMATS, Task, data_path

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import filterfalse
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -158,8 +159,9 @@ def cut_lines(document: Document, *, max_fraction: float) -> str | None:
 def few_letters(document: Document, *, min_fraction: float) -> str | None:
     """Drop texts where too few words hold a letter."""
     words = words_of(document.text)
-    others = [word for word in words if not word.isalpha()]
-    holding = len(words) - len(others) + sum(any(map(str.isalpha, word)) for word in others)
+    others = list(filterfalse(str.isalpha, words))
+    holding = len(words) - len(others)
+    holding += sum(word[0].isalpha() or any(map(str.isalpha, word)) for word in others)
     share = holding / max(len(words), 1)
     return f"{share:.2f} of words hold a letter" if share < min_fraction else None
 

@@ -23,7 +23,8 @@ from modules.config import Config
 from modules.corpus.bloom import PART, Filter, fill, part_bounds, write_filter
 from modules.corpus.document import shard_paths
 from modules.corpus.ngrams import alphanumeric_words, distinct, ngram_hashes
-from modules.corpus.shards import TokensConfig, training_texts
+from modules.corpus.shards import training_texts
+from modules.corpus.splits import TokensConfig
 from modules.files import Progress, atomic_write, silent, write_bytes, write_json, write_jsonl
 from modules.parallel import Spread, one_by_one
 from modules.task import Row, Task, load_rows

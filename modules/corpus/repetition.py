@@ -78,7 +78,7 @@ def in_repeated(words: ngrams.Words, n: int) -> int:
     return int(words.lengths[np.cumsum(change)[:-1] > 0].sum())
 
 
-@lru_cache(maxsize=1)  # both rules look at the same text
+@lru_cache(maxsize=1)
 def _words_of(text: str) -> ngrams.Words:
     return ngrams.plain_words(text)
 
@@ -97,8 +97,9 @@ def _members(hashes: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     return kinds[np.minimum(np.searchsorted(kinds, hashes), len(kinds) - 1)] == hashes
 
 
+@lru_cache(maxsize=1)  # the rules look at one text after the other
 def lines_of(text: str) -> list[str]:
-    r"""Return the lines that hold something; only \n ends a line."""
+    r"""Return the lines that hold something, not to be changed; only \n ends a line."""
     return [line for line in map(str.strip, text.split("\n")) if line]
 
 

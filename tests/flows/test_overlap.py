@@ -4,7 +4,7 @@ import json
 
 from modules.corpus.document import Document, document_id, shard_path, write_documents
 from modules.corpus.overlap import OverlapConfig
-from modules.corpus.shards import TokensConfig
+from modules.corpus.splits import TokensConfig
 from modules.files import read_jsonl
 from registry import artifacts
 from registry.tables import Kind

@@ -23,7 +23,7 @@ from modules.corpus.overlap import (
     strings_of,
 )
 from modules.corpus.references import evaluation_texts
-from modules.corpus.shards import TokensConfig, split_of
+from modules.corpus.splits import TokensConfig, split_of
 from modules.files import read_jsonl, write_jsonl
 from modules.parallel import processes
 from modules.task import Passage, Task
