@@ -145,7 +145,7 @@ def test_a_filter_of_a_corpus_holds_its_ngrams_and_no_random_ones(tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_the_filter_does_not_depend_on_order_workers_or_an_earlier_try(tmp_path, monkeypatch):
+def test_the_filter_does_not_depend_on_order_or_workers(tmp_path, monkeypatch):
     monkeypatch.setattr("modules.corpus.overlap.PART", 1500)
     texts = sentences(4, 300)
     made = {}
@@ -157,6 +157,35 @@ def test_the_filter_does_not_depend_on_order_workers_or_an_earlier_try(tmp_path,
         made[name] = (out / "filter.bin").read_bytes(), (out / "filter.json").read_text()
         assert len(found.facts["bytes"]) > 1
     assert made["one"] == made["two"]
+
+
+def test_a_try_that_failed_is_continued(tmp_path):
+    documents = corpus(tmp_path / "documents", sentences(6, 90), 3)
+
+    def broken(function, items):
+        for number, item in enumerate(items):
+            if number == 2:
+                raise OSError("out of space")
+            yield function(item)
+
+    with pytest.raises(OSError, match="out of space"):
+        build_filter(documents, tmp_path / "out", CONFIG, spread=broken)
+    with pytest.raises(FileNotFoundError, match="no finished filter"):
+        Filter.open(tmp_path / "out")
+    began = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*.tmp/*.npy")}
+    assert len(began) == 2
+    seen = {}
+
+    def watching(function, items):
+        for item in items:
+            yield function(item)
+            seen.update({x: x.stat().st_mtime_ns for x in tmp_path.glob("out/*.tmp/*.npy")})
+
+    build_filter(documents, tmp_path / "out", CONFIG, spread=watching)
+    assert began.items() <= seen.items() and len(seen) == 3  # the two were not made again
+    build_filter(documents, tmp_path / "whole", CONFIG)
+    made = [(tmp_path / name / "filter.bin").read_bytes() for name in ("out", "whole")]
+    assert made[0] == made[1]
 
 
 def test_only_training_documents_count(tmp_path):
