@@ -87,6 +87,7 @@ OPENWEBTEXT2 = JCPETERSON.but(  # EleutherAI/openwebtext2
     links=LinksConfig(
         min_karma=3,
         karma="sum",  # filter_from_reddit_scores.py: total of an address's submissions >= 3
+        keep_over_18=True,  # process_dump_files_sqlite.py: only self posts are left out
     ),
     clean=CleanConfig(
         filters=FilterConfig(languages=(), min_words=0),  # languages noted, none dropped
@@ -104,7 +105,7 @@ MEGATRON = JCPETERSON.but(  # NVIDIA/Megatron-LM, tools/openwebtext, on jcpeters
             min_words=96,  # cleanup_dataset.py: 128 tokens
         ),
         dedup=DedupConfig(
-            near_threshold=0.9,  # group_duplicate_url.py; find_duplicates.py lists from 0.5 on
+            near_threshold=0.9,  # README.md, step 3; group_duplicate_url.py itself says 0.7
             permutations=100,  # find_duplicates.py: 100 seeds; its shingles are 5 characters
         ),
     ),

@@ -33,4 +33,4 @@ def test_the_replications_are_as_they_said(name, karma, languages, min_words, th
     )
     assert (corpus.clean.dedup and corpus.clean.dedup.near_threshold) == threshold
     assert corpus.clean.filters.drop_wikipedia
-    assert not corpus.links.keep_over_18
+    assert corpus.links.keep_over_18 == (name == "openwebtext2")
