@@ -1,15 +1,19 @@
 """`textmill why URL`: find the corpus in the catalogue and show the story of one address."""
 
+from collections.abc import Sequence
+
 from pydantic import ValidationError
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from flows.look import chain_of, checked_out
+from modules.corpus.addresses import refusal
 from modules.corpus.excerpt import visible
 from modules.corpus.filters import reasons
+from modules.corpus.links import LinksConfig
 from modules.corpus.recipe import CleanConfig, webtext
-from modules.corpus.story import Ledger, Story, nearest, tell
+from modules.corpus.story import Directories, Ledger, Story, nearest, tell
 from registry import artifacts, catalogue, db
 from registry.artifacts import Artifact
 from registry.tables import Kind
@@ -37,10 +41,17 @@ def why(
     names = filters_of(nights[0]["documents"])
     story = tell(given, directories, filters=names, ledger=ledger)
     if not story.known:
-        count, like = nearest(story.address, directories)
-        host = f"it took {count:,} links of that host" + (f", such as {like[0]}" if like else "")
-        raise ValueError(f"{story.address}: nowhere in corpus {tokens.name}; {host}")
+        raise ValueError(f"nowhere in corpus {tokens.name}: {around(story.address, directories)}")
     return printed(story, tokens)
+
+
+def around(url: str, directories: Sequence[Directories]) -> str:
+    """Return what may explain that an address is not to be found."""
+    if reason := refusal(url, LinksConfig().blocked):
+        return f"{url} (such addresses are refused: {reason})"
+    count, like = nearest(url, directories)
+    others = f"{count:,} links of that host were taken" + (f", such as {like[0]}" if like else "")
+    return f"{url} ({others})"
 
 
 def find_tokens(workspace: Workspace, corpus: str) -> Artifact:

@@ -24,6 +24,7 @@ from modules.corpus.chapters import (
 )
 from modules.corpus.document import Document, document_id
 from modules.corpus.lookup import dropped_rows, find_document, find_rows
+from modules.corpus.tally import Row
 
 Directories = Mapping[str, Path]
 """links, pages, text, documents and tokens -> directory; one such set for each night"""
@@ -49,14 +50,15 @@ class Story:
 
     @property
     def end(self) -> str:
-        """In one line, how it ended."""
-        for chapter in self.chapters:
-            if chapter.outcome == "dropped":
-                return f"its story ends at {chapter.step}: {chapter.facts[0]}"
-        last = next((c.step for c in reversed(self.chapters) if c.outcome == "kept"), "")
-        if last == "tokens":
-            return "it is in the corpus"
-        return f"nothing is known of it after {last}" if last else "it was never seen"
+        """In one line, how it ended: with the last step that did something with it."""
+        did = [x for x in self.chapters if x.outcome != "absent" and x.step != "ledger"]
+        if not did:
+            return "no step has seen it"
+        last = did[-1]
+        if last.outcome == "dropped":
+            return f"its story ends at {last.step}: {last.facts[0]}"
+        done = last.step == "tokens"
+        return "it is in the corpus" if done else f"nothing is known of it after {last.step}"
 
 
 def tell(
@@ -92,18 +94,10 @@ def _tell_url(
     filters: Sequence[str],
     ledger: Ledger | None,
 ) -> Story:
-    for night in nights:
-        links = links_chapter(night["links"], url, given)
-        pages, row = pages_chapter(night["pages"], url)
-        if links.outcome != "absent" or pages.outcome != "absent":
-            break
+    night, links, pages, row = _seen(url, given, nights)
     story = Story(url, document_id(row["final_url"] if row else url), [links])
-    if links.outcome == "absent" and row:  # people posted what leads here
-        story.chapters = [
-            Chapter("links", found.outcome, [f"{link}: {fact}" for fact in found.facts])
-            for link in (row.get("redirected_from") or [])[:MANY]
-            for found in [links_chapter(night["links"], link, link)]
-        ]
+    if links.outcome != "kept" and row:  # people posted what leads here
+        story.chapters += [_leading(night["links"], link) for link in _others(row)[:MANY]]
     if ledger is not None:
         facts = list(ledger(url))
         row_of = Chapter("ledger", "kept", facts) if facts else absent("ledger", "not in it")
@@ -112,6 +106,32 @@ def _tell_url(
     if pages.outcome == "kept":
         story.chapters += _text_to_tokens(story.id, nights, night["text"], filters)
     return story
+
+
+def _seen(
+    url: str, given: str, nights: Sequence[Directories]
+) -> tuple[Directories, Chapter, Chapter, Row | None]:
+    """Return the night that has the page of an address, else the one that came furthest with it."""
+    found = []
+    for night in nights:
+        links = links_chapter(night["links"], url, given)
+        pages, row = pages_chapter(night["pages"], url)
+        found.append((night, links, pages, row))
+        if row:
+            return found[-1]
+    order = ("absent", "dropped", "kept")
+    return max(found, key=lambda x: (order.index(x[2].outcome), order.index(x[1].outcome)))
+
+
+def _leading(directory: Path, link: str) -> Chapter:
+    """Tell who posted a link that leads to the address."""
+    found = links_chapter(directory, link, link)
+    return Chapter("links", found.outcome, [f"{link} leads here", *found.facts])
+
+
+def _others(row: Row) -> list[str]:
+    """Return the links that led to a page by redirects."""
+    return row.get("redirected_from") or []
 
 
 def _text_to_tokens(
