@@ -16,7 +16,8 @@ LAST = "~"  # sorts after every id
 
 def find_rows(path: Path, *values: str) -> Iterator[Row]:
     """Yield the rows of a file whose text holds one of the values as it stands."""
-    needles = [json.dumps(value, ensure_ascii=False)[1:-1].encode() for value in values]
+    spelled = (json.dumps(value, ensure_ascii=False)[1:-1] for value in values)
+    needles = [text.encode("utf-8", "replace") for text in spelled]
     for line in read_lines(path):
         if any(needle in line for needle in needles):
             yield json.loads(line)
