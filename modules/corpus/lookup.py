@@ -9,7 +9,7 @@ import zstandard
 
 from modules.corpus.document import Document, shard_paths
 from modules.corpus.tally import Row
-from modules.files import read_lines
+from modules.files import read_blocks
 
 LAST = "~"  # sorts after every id
 
@@ -18,9 +18,23 @@ def find_rows(path: Path, *values: str) -> Iterator[Row]:
     """Yield the rows of a file whose text holds one of the values as it stands."""
     spelled = (json.dumps(value, ensure_ascii=False)[1:-1] for value in values)
     needles = [text.encode("utf-8", "replace") for text in spelled]
-    for line in read_lines(path):
-        if any(needle in line for needle in needles):
-            yield json.loads(line)
+    for lines in _whole_lines(path):
+        if any(needle in lines for needle in needles):  # hardly ever: then look line by line
+            for line in lines.split(b"\n"):
+                if any(needle in line for needle in needles):
+                    yield json.loads(line)
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    """Yield a file in pieces that end where a line ends."""
+    rest: list[bytes] = []
+    for block in read_blocks(path):
+        head, newline, tail = block.rpartition(b"\n")
+        if newline:
+            yield b"".join([*rest, head])
+            rest = []
+        rest.append(tail)
+    yield b"".join(rest)
 
 
 def dropped_rows(directory: Path, *values: str) -> Iterator[Row]:
