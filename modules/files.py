@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import orjson
 import zstandard
 
 Progress = Callable[[int, int, str], None]
@@ -103,7 +104,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = _parsed(line)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
         if not isinstance(row, dict):
@@ -121,6 +122,14 @@ def read_blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as raw:
         packed = path.suffix == ".zst"
         yield from _unpacked(path, raw) if packed else iter(lambda: raw.read(2**20), b"")
+
+
+def _parsed(line: bytes) -> Any:
+    """Parse JSON, lone surrogates and NaN too (only the slow parser reads those)."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return json.loads(line)
 
 
 def _unpacked(path: Path, raw: IO[bytes]) -> Iterator[bytes]:

@@ -11,7 +11,8 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import tiktoken
@@ -85,14 +86,9 @@ class Tokenizer:
             return self._encoding.encode_ordinary(text)
         return list(chain.from_iterable(map(self._encoding.encode_ordinary, parts)))
 
-    def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[list[int]]:
-        """Return the ids of each text, in order, on several threads."""
-        if threads == 1:
-            return [self.encode(text) for text in texts]
-        parts = [_parts(text) for text in texts]
-        flat = list(chain(*parts))
-        encoded = iter(self._encoding.encode_ordinary_batch(flat, num_threads=threads))
-        return [list(chain.from_iterable(islice(encoded, len(own)))) for own in parts]
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, in order."""
+        return [self.encode(text) for text in texts]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Return the bytes that ids stand for.
@@ -112,7 +108,7 @@ class Tokenizer:
 
     def files(self) -> dict[str, bytes]:
         """Return the content of encoder.json and vocab.bpe, as OpenAI writes them."""
-        encoder = {symbol: i for i, symbol in enumerate(_symbols(self.merges))}
+        encoder = {symbol: i for i, symbol in enumerate(symbols(self.merges))}
         merges = "\n".join([HEADER, *(f"{a} {b}" for a, b in self.merges), ""])
         return {"encoder.json": json.dumps(encoder).encode(), "vocab.bpe": merges.encode()}
 
@@ -121,7 +117,7 @@ class Tokenizer:
         for name, content in self.files().items():
             write_bytes(out / name, content)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Return one hash for the vocabulary, equal for every copy of it."""
         return hashlib.sha256(b"\0".join(self.files().values())).hexdigest()
@@ -137,7 +133,7 @@ def load(directory: Path) -> Tokenizer:
     encoder_path, merges_path = _find_files(directory)
     merges = _read_merges(merges_path)
     encoder = _read_encoder(encoder_path)
-    expected = _symbols(merges)
+    expected = symbols(merges)
     if len(encoder) != len(expected):
         raise ValueError(
             f"{encoder_path}: {len(encoder)} entries, but {merges_path.name} needs "
@@ -218,7 +214,7 @@ def _check_against_tokenizers(tokenizer: Tokenizer, texts: list[str]) -> None:
     from tokenizers import Tokenizer as Reference
     from tokenizers import models, pre_tokenizers
 
-    vocabulary = {symbol: i for i, symbol in enumerate(_symbols(tokenizer.merges))}
+    vocabulary = {symbol: i for i, symbol in enumerate(symbols(tokenizer.merges))}
     reference = Reference(models.BPE(vocab=vocabulary, merges=list(tokenizer.merges)))
     reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     for text in texts:
@@ -254,7 +250,7 @@ def symbol_bytes(symbol: str) -> bytes:
     return bytes(_BYTE_OF[character] for character in symbol)
 
 
-def _symbols(merges: Iterable[tuple[str, str]]) -> list[str]:
+def symbols(merges: Iterable[tuple[str, str]]) -> list[str]:
     """Return all symbols in the order of their ids."""
     return [*_CHARACTERS, *(a + b for a, b in merges), END_OF_TEXT]
 

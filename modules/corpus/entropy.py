@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modules.corpus.shards import read_held_out, read_index, read_split
+from modules.corpus.token_file import read_held_out, read_index, read_split
 
 TRAIN_TOKENS = 200_000_000  # counted of a larger corpus: enough for a floor, and 2 GB of tables
 HELD_OUT_TOKENS = 20_000_000

@@ -10,17 +10,14 @@ Models", appendix A.1.1 and Table A1), whose numbers they use unless a line says
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from modules.corpus.document import Document
+from modules.corpus.language import detect_language
+from modules.corpus.repetition import lines_of
 
-LANGUAGE_SAMPLE = 10_000  # characters looked at: enough to be sure, and 4 ms at most
-# A page half in another language fools resiliparse's quick detector (ranks of English: 0 is best,
-# above 1200 usually wrong), unless the next language is far behind.
-FAST_RANK = 600
-FAST_LEAD = 1.2  # of the rank; half-translated pages of the sample reach 1.12
 STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}  # Gopher, appendix A.1.1
 BULLETS = ("•", "‣", "◦", "▪", "●", "- ", "* ")  # Gopher names bullet points without a list
 ELLIPSES = ("...", "…")
@@ -71,45 +68,30 @@ def apply(steps: Iterable[Step], document: Document) -> Document | Dropped:
     return document
 
 
+@lru_cache(maxsize=1)  # the rules look at one text after the other
+def words_of(text: str) -> list[str]:
+    """Return the words between blanks, counted once for all rules; not to be changed."""
+    return text.split()
+
+
 # --- rewriting ---
 
 
 def fix_unicode(document: Document) -> Document:
     r"""Replace lone surrogates and NUL, end lines with \n, strip blanks around the text."""
-    text = document.text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
-    if not text.isascii():
+    text = document.text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "").strip()
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return replace(document, text=text.strip())
+    return document if text == document.text else replace(document, text=text)
 
 
 def tag_language(document: Document) -> Document:
     """Set the document's language and, in meta, how probable it is."""
-    language, probability = detect_language(document.text[:LANGUAGE_SAMPLE])
+    language, probability = detect_language(document.text)
     meta = document.meta | {"lang_probability": round(probability, 4)}
     return replace(document, lang=language, meta=meta)
-
-
-def detect_language(text: str) -> tuple[str, float]:
-    """Return the most probable language (ISO 639-1) and its probability.
-
-    resiliparse's quick detector has the first word on plain English (40 times as fast);
-    py3langid decides the rest.
-    """
-    from resiliparse.parse.lang import detect_fast
-
-    ranked: Any = detect_fast(text, n_results=2, cutoff=10**6)  # (language, rank), best first
-    (first, rank), (_, runner_up) = ranked
-    if first == "en" and rank <= FAST_RANK and runner_up >= FAST_LEAD * rank:
-        return "en", 1.0
-    language, probability = _identifier().classify(text)
-    return str(language), float(probability)
-
-
-@cache
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 # --- reasons ---
@@ -141,85 +123,56 @@ def other_language(
 
 def too_short(document: Document, *, min_words: int) -> str | None:
     """Drop texts of few words (the replications of WebText: under 128 tokens)."""
-    words = len(document.text.split())
+    words = len(document.text.split(maxsplit=min_words))  # no more are looked for
     return f"{words} words" if words < min_words else None
 
 
 def too_long(document: Document, *, max_words: int) -> str | None:
     """Drop texts of very many words: logs and dumps, mostly."""
-    words = len(document.text.split())
+    words = len(words_of(document.text))
     return f"{words} words" if words > max_words else None
 
 
 def odd_word_length(document: Document, *, low: float, high: float) -> str | None:
     """Drop texts whose mean word length no prose has."""
-    words = document.text.split()
-    mean = sum(map(len, words)) / max(len(words), 1)
+    words = words_of(document.text)
+    mean = len("".join(words)) / max(len(words), 1)
     return None if low <= mean <= high else f"mean word length {mean:.1f}"
 
 
 def symbol_heavy(document: Document, *, max_ratio: float) -> str | None:
     """Drop texts with many hash signs or ellipses for their words."""
-    text, words = document.text, len(document.text.split())
-    hashes = text.count("#") / max(words, 1)
-    ellipses = (text.count("...") + text.count("…")) / max(words, 1)
-    worst = max(hashes, ellipses)
+    text, words = document.text, max(len(words_of(document.text)), 1)
+    worst = max(text.count("#"), text.count("...") + text.count("…")) / words
     return f"{worst:.2f} symbols a word" if worst > max_ratio else None
 
 
 def bullet_list(document: Document, *, max_fraction: float) -> str | None:
     """Drop texts nearly all of whose lines are bullet points."""
-    lines = _lines(document.text)
+    lines = lines_of(document.text)
     share = sum(line.startswith(BULLETS) for line in lines) / max(len(lines), 1)
     return f"{share:.2f} of lines are bullets" if share > max_fraction else None
 
 
 def cut_lines(document: Document, *, max_fraction: float) -> str | None:
     """Drop texts many of whose lines end in an ellipsis: teasers and search results."""
-    lines = _lines(document.text)
+    lines = lines_of(document.text)
     share = sum(line.endswith(ELLIPSES) for line in lines) / max(len(lines), 1)
     return f"{share:.2f} of lines end in an ellipsis" if share > max_fraction else None
 
 
 def few_letters(document: Document, *, min_fraction: float) -> str | None:
     """Drop texts where too few words hold a letter."""
-    words = document.text.split()
-    share = sum(any(map(str.isalpha, word)) for word in words) / max(len(words), 1)
+    words = words_of(document.text)
+    others = [word for word in words if not word.isalpha()]
+    holding = len(words) - len(others) + sum(any(map(str.isalpha, word)) for word in others)
+    share = holding / max(len(words), 1)
     return f"{share:.2f} of words hold a letter" if share < min_fraction else None
 
 
 def no_stop_words(document: Document, *, min_count: int) -> str | None:
     """Drop texts without the commonest English words: no running text."""
+    if len(STOP_WORDS.intersection(words_of(document.text))) >= min_count:
+        return None  # nearly every text; the rest is looked at more closely
     found = STOP_WORDS.intersection(re.findall(r"[a-z]+", document.text.lower()))
     return f"{len(found)} different stop words" if len(found) < min_count else None
-
-
-def repeated_lines(document: Document, *, max_lines: float, max_characters: float) -> str | None:
-    """Drop texts that say the same lines again and again."""
-    return _repeated(_lines(document.text), "lines", max_lines, max_characters)
-
-
-def repeated_paragraphs(
-    document: Document, *, max_paragraphs: float, max_characters: float
-) -> str | None:
-    """Drop texts that say the same paragraphs again and again."""
-    paragraphs = [p for p in map(str.strip, re.split(r"\n\s*\n", document.text)) if p]
-    return _repeated(paragraphs, "paragraphs", max_paragraphs, max_characters)
-
-
-def _lines(text: str) -> list[str]:
-    r"""Return the lines that hold something; only \n ends a line."""
-    return [line for line in map(str.strip, text.split("\n")) if line]
-
-
-def _repeated(parts: list[str], name: str, max_parts: float, max_characters: float) -> str | None:
-    """Compare the share of parts seen before, and of their characters, with two limits."""
-    seen: set[str] = set()
-    again = [p for p in parts if p in seen or seen.add(p)]  # type: ignore[func-returns-value]
-    share = len(again) / max(len(parts), 1)
-    characters = sum(map(len, again)) / max(sum(map(len, parts)), 1)
-    if share > max_parts:
-        return f"{share:.2f} of {name} are repeated"
-    if characters > max_characters:
-        return f"{characters:.2f} of characters are in repeated {name}"
-    return None

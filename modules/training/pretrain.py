@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from modules import tokenizer as bpe
-from modules.corpus.shards import TokenFile, read_held_out, read_index, read_split
+from modules.corpus.token_file import TokenFile, read_held_out, read_index, read_split
 from modules.files import Progress, sha256, silent, write_json, write_jsonl
 from modules.model import checkpoint
 from modules.model.base import Decoder

@@ -1,19 +1,34 @@
 """One tiny text and the reason expected, for each reason; the language rule on real pages."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from modules.corpus import filters
+from modules.corpus import filters, language, ngrams, repetition
 from modules.corpus.document import Document
 from modules.corpus.filters import Dropped, apply, drop, rewrite
-from modules.corpus.recipe import FilterConfig, QualityConfig, quality, ready_made, webtext
+from modules.corpus.recipe import (
+    C4Config,
+    FilterConfig,
+    FineWebConfig,
+    QualityConfig,
+    c4,
+    fineweb,
+    gopher,
+    ready_made,
+    webtext,
+)
 from modules.files import read_jsonl
 
 DATA = Path(__file__).parents[3] / "data"
 PROSE = (
     "The quick brown fox jumps over the lazy dog and runs to the end of the garden. "
     "It is said that those who have seen it will be happy with what they have got. "
+)
+MORE = (
+    "Nobody who has ever walked along this river would want to be anywhere else in the spring, "
+    "when the water rises and the boats that lay on land all winter have to go out again."
 )
 GERMAN = "Der schnelle braune Fuchs springt über den faulen Hund und läuft ans Ende des Gartens. "
 
@@ -40,17 +55,99 @@ def outcome(text: str, steps, url: str = "https://example.org/a") -> str:
         ("I am your father, and that is that.\n" * 4, "repeated_lines"),
         (f"{PROSE}\nThe end of it.\n{PROSE * 2}\n{PROSE}\nand\nto\nbe\nhave", "repeated_lines"),
         (f"{PROSE}\n\nThe end.\n\n{PROSE}", "repeated_lines"),
+        (PROSE + "buy this now " * 12, "frequent_ngram"),
+        (PROSE + "one of two three to four " * 2 + MORE, "kept"),
+        (f"{PROSE} {MORE}, {PROSE}", "repeated_ngrams"),
     ],
 )
 def test_each_quality_rule_drops_its_text(text, reason):
-    assert outcome(text, quality(QualityConfig())) == reason
+    assert outcome(text, gopher(QualityConfig())) == reason
 
 
 def test_repeated_paragraphs_of_new_lines_are_found_alone():
-    step = drop(filters.repeated_paragraphs, max_paragraphs=0.3, max_characters=0.2)
+    step = drop(repetition.repeated_paragraphs, max_paragraphs=0.3, max_characters=0.2)
     twice = "one line\nanother line"
     assert outcome(f"{twice}\n\nbetween\n\n{twice}", [step]) == "repeated_paragraphs"
     assert outcome(f"{twice}\n\nbetween\n\nand after", [step]) == "kept"
+
+
+SENTENCES = 'This is one line.\nIs it two?\nThat makes three!\nHe said "four lines."\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (SENTENCES + "And the last one.", "kept"),
+        (SENTENCES + "And the last one is cut...", "few_sentences"),
+        (SENTENCES + "And the last one has no end", "few_sentences"),
+        (SENTENCES + "Too short.", "few_sentences"),
+        (SENTENCES + "Please turn on JavaScript now.", "few_sentences"),
+        (SENTENCES + "Lorem Ipsum dolor sit amet.", "lorem_ipsum"),
+        (SENTENCES + "if (a) { return b; } and so on.", "curly_brace"),
+        (SENTENCES + "And a Darned last one.", "unwanted_words"),
+    ],
+)
+def test_each_c4_rule_drops_its_text(text, reason):
+    assert outcome(text, c4(C4Config(unwanted_words=("darned",)))) == reason
+
+
+def test_c4_keeps_only_lines_of_prose():
+    text = SENTENCES + "Home | About | Contact\nAnd the last one.\nRead the rest of it..."
+    kept = apply(c4(C4Config()), Document("x", text))
+    assert kept == Document("x", SENTENCES + "And the last one.")
+
+
+LINE = "This line is a good deal longer than thirty characters"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (f"{LINE}.\n{LINE}, it is said.", "kept"),
+        ("\n".join(f"{LINE} {number}" for number in range(9)), "unpunctuated"),
+        (f"{LINE}.\n{LINE}.", "line_duplicates"),
+        (f"{LINE}.\nOne.\nTwo.\nThree.", "short_lines"),
+    ],
+)
+def test_each_fineweb_rule_drops_its_text(text, reason):
+    assert outcome(text, fineweb(FineWebConfig())) == reason
+
+
+@pytest.mark.parametrize(
+    ("words", "n", "top", "again"),
+    [
+        ("a b c d", 2, 0, 0),  # nothing occurs twice
+        ("ab cd ab cd", 2, 10, 4),  # "ab cd" twice; the second time counts as repeated
+        ("a a a a", 2, 9, 3),  # overlapping, each word once
+        ("a b c a b c a b c", 3, 15, 6),
+        ("ab c d ab c e d ab", 2, 8, 6),  # "ab c" comes first; "d ab" is the other frequent one
+        ("a b", 3, 0, 0),
+        ("", 2, 0, 0),
+    ],
+)
+def test_ngrams_are_counted_in_characters(words, n, top, again):
+    found = ngrams.plain_words(words)
+    assert (repetition.most_frequent(found, n), repetition.in_repeated(found, n)) == (top, again)
+
+
+def test_ngrams_of_real_pages_are_counted_as_plain_python_does():
+    if not DATA.exists():
+        pytest.skip("the sample data is not here (make data)")
+    rows = list(read_jsonl(DATA / "web" / "main_text.jsonl.zst"))[:60]
+    for row in rows:
+        words, lengths = row["main_text"].split(), list(map(len, row["main_text"].split()))
+        found = ngrams.plain_words(row["main_text"])
+        for n in (2, 3, 5, 10):
+            grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+            first, times = Counter(grams).most_common(1)[0] if grams else ((), 0)
+            top = (sum(map(len, first)) + n - 1) * times if times > 1 else 0
+            seen: set[tuple[str, ...]] = set()
+            covered: set[int] = set()
+            for i, gram in enumerate(grams):
+                covered.update(range(i, i + n) if gram in seen else ())
+                seen.add(gram)
+            assert repetition.most_frequent(found, n) == top
+            assert repetition.in_repeated(found, n) == sum(lengths[i] for i in covered)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +190,16 @@ def test_quality_rules_are_part_of_the_recipe_only_when_asked_for():
     assert outcome(table, webtext(asked)) in ("odd_word_length", "few_letters")
 
 
+def test_masking_is_part_of_the_recipe_only_when_asked_for():
+    text = PROSE + "Ask a.b@gmx.de about it."
+    kept = apply(webtext(FilterConfig(min_words=9)), Document("x", text))
+    masked = apply(webtext(FilterConfig(min_words=9, mask=("mail",))), Document("x", text))
+    assert isinstance(kept, Document) and isinstance(masked, Document)
+    assert kept.text == text
+    assert masked.text == PROSE + "Ask |||EMAIL_ADDRESS||| about it."
+    assert masked.meta["masked"] == {"mail": 1}
+
+
 def test_a_ready_made_text_is_only_repaired():
     assert outcome("Kurz.", ready_made()) == "kept"
     assert outcome("\0", ready_made()) == "empty"
@@ -129,7 +236,7 @@ def test_languages_of_real_pages_agree_with_the_truth():
     rows = list(read_jsonl(DATA / "web" / "main_text.jsonl.zst"))
     wrong = []
     for row in rows:
-        found = filters.detect_language(row["main_text"][: filters.LANGUAGE_SAMPLE])
+        found = language.detect_language(row["main_text"][: language.SAMPLE])
         if (found[0] if found[1] >= 0.5 else row["lang"]) != row["lang"]:
             wrong.append((row["url"], row["lang"], found))
     # "translations" are partly English, and truth goes by the address
@@ -142,6 +249,6 @@ def test_the_quick_detector_never_overrules_the_better_one():
     if not DATA.exists():
         pytest.skip("the sample data is not here (make data)")
     for row in read_jsonl(DATA / "web" / "main_text.jsonl.zst"):
-        text = row["main_text"][: filters.LANGUAGE_SAMPLE]
-        if filters.detect_language(text) == ("en", 1.0):
-            assert filters._identifier().classify(text)[0] == "en"
+        text = row["main_text"][: language.SAMPLE]
+        if language.detect_language(text) == ("en", 1.0):
+            assert language._identifier().classify(text)[0] == "en"

