@@ -21,8 +21,8 @@ from registry.artifacts import Artifact
 from registry.tables import Kind
 from registry.workspace import Workspace
 
-ROLES = ("documents", "text", "pages", "links")
-"""From tokens down to links: the role of each step's output in the next one."""
+ROLES = ("tokens", "documents", "text", "pages", "links")
+"""From tokens down to links: each was made from the next, as the input of that role."""
 
 # openai/gpt-2, domains.txt: the 15 domains with most documents in WebText, in order
 WEBTEXT = (
@@ -32,19 +32,26 @@ WEBTEXT = (
 MOST = 500_000  # characters of one Prefect artifact
 
 
-def chain_of(workspace: Workspace, tokens: Artifact) -> dict[str, Artifact]:
-    """Return what tokens were made from, by step.
+def chain_of(workspace: Workspace, start: Artifact, role: str = ROLES[0]) -> dict[str, Artifact]:
+    """Return what an artifact (tokens, or what `role` says) was made from, by step.
 
     Raises:
-        ValueError: the tokens were not made by a whole chain.
+        ValueError: it was not made by a whole chain.
     """
-    found = {"tokens": tokens}
-    here = tokens
-    for role in ROLES:
-        if role not in here.inputs:
-            raise ValueError(f"{here.reference} was not made from {role}: there is no chain to see")
-        here = found[role] = artifacts.look_up(workspace, here.inputs[role])
+    found = {role: start}
+    for below in ROLES[ROLES.index(role) + 1 :]:
+        if below not in start.inputs:
+            raise ValueError(f"{start.reference} was not made from {below}: its chain is broken")
+        start = found[below] = artifacts.look_up(workspace, start.inputs[below])
     return found
+
+
+def checked_out(workspace: Workspace, chain: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """Bring the bytes of a chain here, where they are not."""
+    return {
+        role: artifacts.checkout(workspace, artifact.reference, verify=False)
+        for role, artifact in chain.items()
+    }
 
 
 def make_look(at: Stage, name: str, tokens: Artifact, *, spread: Spread = one_by_one) -> Artifact:
@@ -52,7 +59,7 @@ def make_look(at: Stage, name: str, tokens: Artifact, *, spread: Spread = one_by
     chain, config = chain_of(at.workspace, tokens), LookConfig()
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
-        here = {role: artifacts.checkout(at.workspace, x.reference) for role, x in chain.items()}
+        here = checked_out(at.workspace, chain)
         corpus = Corpus(**{role: Part(x.path, x.counts) for role, x in here.items()})
         look = look_at(corpus, config, spread=spread, progress=progress)
         write_json(out / "look.json", look)
@@ -77,8 +84,8 @@ def show_corpus(at: Stage, name: str, tokens: Artifact, *, spread: Spread = one_
     """Look at a finished corpus and show it in the Prefect UI, one artifact for each page."""
     made = make_look(at, name, tokens, spread=spread)
     for key, blocks in pages_of(read_look(made)).items():
-        page = as_markdown(f"Corpus {name}: {key}", blocks)
-        show(f"corpus-{key}", page[:MOST], f"Corpus {name}: {key}")
+        title = f"Corpus {name}: {key}"
+        show(f"corpus-{key}", as_markdown(title, blocks, at_most=MOST), title)
     return made
 
 

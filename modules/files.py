@@ -113,11 +113,15 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a .jsonl or .jsonl.zst file undecoded: to look for bytes is quicker."""
+    """Yield the lines of a .jsonl or .jsonl.zst file undecoded."""
+    yield from _lines(path, read_blocks(path))
+
+
+def read_blocks(path: Path) -> Iterator[bytes]:
+    """Yield the content of a plain or zstd file in pieces that end anywhere."""
     with path.open("rb") as raw:
         packed = path.suffix == ".zst"
-        blocks = _unpacked(path, raw) if packed else iter(lambda: raw.read(2**20), b"")
-        yield from _lines(path, blocks)
+        yield from _unpacked(path, raw) if packed else iter(lambda: raw.read(2**20), b"")
 
 
 def _parsed(line: bytes) -> Any:
