@@ -59,7 +59,7 @@ def run(folder: Path, warcs, root: Path, config=PagesConfig()):  # noqa: B008 (f
 def test_pages_are_exactly_those_of_the_truth(data, tmp_path, request, larger):
     web = (request.getfixturevalue("shared_data") if larger else data) / "web"
     truth = {row["url"]: row for row in read_jsonl(web / "truth.jsonl.zst")}
-    everything = LinksConfig(keep_over_18=True, block_domains=False, block_extensions=False)
+    everything = LinksConfig(keep_over_18=True, blocklist="none", block_extensions=False)
     collect_links([web / name for name in DUMPS], tmp_path, everything)
     _, pages, dropped, rejected = run(tmp_path, sorted(web.glob("pages-*.warc.gz")), web)
     want = {
