@@ -99,6 +99,7 @@ class Site:
     delay: float
     visitors: int = 0
     next_request: float = 0.0  # on the loop's clock
+    closed_until: float = 0.0  # as its Retry-After asks
     failures: int = 0  # in a row
     waiting: list[tuple[float, int, Visit]] = field(default_factory=list)  # a heap
 
@@ -188,7 +189,7 @@ class Crawl:
             if site.failures >= self._config.host_failures:
                 self._finish(heapq.heappop(site.waiting)[-1], "host-down", transient=True)
                 continue
-            pause = max(site.waiting[0][0], site.next_request) - self._now()
+            pause = max(site.waiting[0][0], site.next_request, site.closed_until) - self._now()
             if pause > 0:
                 await asyncio.sleep(min(pause, 1.0))  # a visit may come that need not wait so long
                 continue
@@ -214,7 +215,7 @@ class Crawl:
             if is_in_trouble(answer):
                 site.failures += 1
                 wait = min(retry_after(answer), self._config.max_retry_after)
-                site.next_request = max(site.next_request, self._now() + wait)
+                site.closed_until = self._now() + wait
             else:
                 site.failures = 0
             self._judge(visit, answer, visit.capture)

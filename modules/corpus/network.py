@@ -11,11 +11,13 @@ import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from itertools import count
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.http_exceptions import BadHttpMessage
 
 from modules.config import Config
 
@@ -55,6 +57,7 @@ SPECIAL_6 = tuple(
         "3fff::/20",  # documentation
     )
 )
+MAX_INTERIM = 10  # 1xx answers before the one that counts; honest servers send one or two
 NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: how an IPv6-only machine sees all of IPv4
 
 
@@ -214,6 +217,22 @@ class GuardedResponse(aiohttp.ClientResponse):
     """An answer that knows where it came from."""
 
     peer: str = ""
+
+    async def start(self, connection: Any) -> aiohttp.ClientResponse:
+        """Wait for the header, through no more than some interim answers (1xx)."""
+        protocol = connection.protocol
+        read, room = protocol.read, count(MAX_INTERIM, -1)
+
+        async def read_one() -> Any:
+            if next(room) < 0:
+                raise BadHttpMessage("too many interim answers")
+            return await read()
+
+        protocol.read = read_one  # aiohttp takes any number of them, and all of the processor
+        try:
+            return await super().start(connection)
+        finally:
+            del protocol.read
 
 
 class GuardedRequest(aiohttp.ClientRequest):
