@@ -29,6 +29,9 @@ UNWANTED = re.compile(
 LINE_BREAKS = re.compile("\r\n?|[\x85\u2028\u2029]")
 
 
+MAX_MEMBERS = 100  # of one gzip body; each costs a copy of what follows it
+
+
 class DecodeError(Exception):
     """A body that cannot be read; the message is the reason."""
 
@@ -67,7 +70,9 @@ def unchunk(data: bytes) -> bytes:
 def inflate(data: bytes, window: int, limit: int) -> bytes:
     """Undo gzip or zlib compression of all members, at most `limit` + 1 bytes."""
     out = b""
-    while data and len(out) <= limit:
+    for _ in range(MAX_MEMBERS):
+        if not data or len(out) > limit:
+            break
         stream = zlib.decompressobj(window)
         try:
             out += stream.decompress(data, limit + 1 - len(out))

@@ -156,7 +156,7 @@ class Reached:
     stored: Stored
 
 
-def _page(group: list[Reached]) -> dict[str, Any]:
+def page_row(group: list[Reached]) -> dict[str, Any]:
     """Make the row of one page from all links that led to it."""
     final, stored = group[0].final, group[0].stored
     links = sorted(reached.link for reached in group)
@@ -227,7 +227,7 @@ def select_pages(
         groups: dict[str, list[Reached]] = {}
         for reached in _reach(source, index, config, dropped, counts):
             groups.setdefault(reached.final, []).append(reached)
-        rows = [_page(group) for group in groups.values()]
+        rows = [page_row(group) for group in groups.values()]
         rows.sort(key=itemgetter("warc", "offset", "index"))
         counts["pages"] = write_jsonl(out / "pages.jsonl.zst", rows)
         counts["merged_links"] = sum(len(group) - 1 for group in groups.values())
