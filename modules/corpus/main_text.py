@@ -18,7 +18,7 @@ NEVER_TEXT_ROLES = frozenset(
 )
 # names that page frames carry, as whole parts of a class or id (`docnav`, `page-footer`)
 FRAME_NAME = re.compile(
-    r"(?:^|[-_ ])(?:\w*nav|navbar|navigation|\w*menu|breadcrumbs?|crumbs|footer|\w*header|masthead|"
+    r"(?:^|[-_ ])(?:\w*nav|navbar|navigation|\w*menu|breadcrumbs?|crumbs|\w*footer|\w*header|masthead|"
     r"banner|copyright|cookies?|consent|pagination|pager|skip|search\w*)(?:$|[-_ ])",
     re.IGNORECASE,
 )
@@ -31,15 +31,22 @@ LINKS_NAME = re.compile(
 SECTIONS = frozenset(("body", "main", "article", "section", "div", "center", "header", "footer"))
 # what is looked into; frames do not start inside a paragraph
 CONTAINERS = SECTIONS | frozenset(("aside", "table", "tbody", "tr", "td"))
+LISTS = frozenset(("ul", "ol", "dl", "table"))
 FRAME_TAGS = frozenset(("header", "footer"))
 MAIN = "main, [role=main], article"
 MIN_MAIN_SHARE = 0.25  # of the page's words; a smaller <main> or <article> is one of many
 MAX_FRAME_WORDS = 60  # a frame element with few words goes, whatever they are
 MAX_FRAME_SHARE = 0.4  # of the page's words; a larger element is the page itself
+MAX_LABEL_WORDS = 15  # of an element named like links that goes although most is no link
 MIN_LINK_SHARE = 0.4  # of an element's letters; above it, an element named like a frame is one
 ONLY_LINKS = 0.97  # of the page's letters; above it, a page without a sentence is a list of links
 MIN_SENTENCE = 8  # words of a line that ends like a sentence
+MIN_LINKS = 3  # a list with fewer links is not one of links
+LIST_LINK_SHARE = 0.8  # of a list's letters
 MAX_NAME = 200  # characters of a class or id that are looked at
+# of HTML that the library has written: attributes in double quotes
+LINK = re.compile(r'<a\b([^>"]*+(?:"[^"]*+"[^>"]*+)*+)>(.*?)</a>', re.DOTALL)
+TAG = re.compile(r'<[a-z/!][^>"]*+(?:"[^"]*+"[^>"]*+)*+>', re.IGNORECASE)
 DATE_FIELDS = (
     'meta[property="article:published_time"]',
     'meta[itemprop="datePublished"]',
@@ -74,21 +81,25 @@ def _children(element: ElementNode) -> Iterator[ElementNode]:
         child = following
 
 
+def _letters(html: str) -> int:
+    """Count the characters of HTML that are neither tags nor white space."""
+    return len("".join(TAG.sub("", html).split()))
+
+
+def _count_links(element: ElementNode) -> int:
+    """Count the links of an element."""
+    return len(element.get_elements_by_tag_name("a"))
+
+
 def _link_share(element: ElementNode) -> float:
     """Return which part of an element's letters stands in links."""
-    linked, waiting = 0, [element]
-    while waiting:
-        node = waiting.pop()
-        if node.tag == "a" and node.hasattr("href"):
-            linked += _letters(node)
-        else:
-            waiting.extend(_children(node))
-    return linked / max(1, _letters(element))
+    return _link_share_of(element.html)
 
 
-def _letters(element: ElementNode) -> int:
-    """Count the characters of an element that are no white space."""
-    return len("".join((element.text or "").split()))
+def _link_share_of(html: str) -> float:
+    """Return which part of the letters stands in links, in HTML that the library has written."""
+    links = (text for attributes, text in LINK.findall(html) if " href=" in attributes)
+    return _letters("".join(links)) / max(1, _letters(html))
 
 
 def _has_sentence(text: str) -> bool:
@@ -108,23 +119,38 @@ def _is_frame(element: ElementNode, page_words: int) -> bool:
     framed = element.tag in FRAME_TAGS or FRAME_NAME.search(name) is not None
     if not framed and element.tag != "aside" and not LINKS_NAME.search(name):
         return False
-    words = _words(element)
+    text = element.text or ""
+    words = len(text.split())
     if words > MAX_FRAME_SHARE * page_words:
         return False
-    is_small = words <= MAX_FRAME_WORDS and element.query_selector("h1") is None  # not the title
-    return (framed and is_small) or _link_share(element) >= MIN_LINK_SHARE
+    if framed and words <= MAX_FRAME_WORDS and element.query_selector("h1") is None:
+        return True  # small, and not the title
+    links = _count_links(element)
+    if links and words <= MAX_LABEL_WORDS and not _has_sentence(text):
+        return True  # "Languages: en | fr"
+    return links > 0 and _link_share(element) >= MIN_LINK_SHARE
 
 
-def remove_frames(root: ElementNode) -> None:
-    """Take the elements of the page's frame out of a tree, outermost first."""
+def _is_link_list(element: ElementNode) -> bool:
+    """Tell whether an element is a list of links: contents, an index, the way to a page."""
+    if _count_links(element) < MIN_LINKS:
+        return False
+    return _link_share(element) >= LIST_LINK_SHARE
+
+
+def remove_frames(root: ElementNode) -> list[ElementNode]:
+    """Take the page's frame out of a tree; return the lists of links that are left."""
     page_words = _words(root)
-    waiting = [root]
+    lists, waiting = [], [root]
     while waiting:
         for child in _children(waiting.pop()):
             if _is_frame(child, page_words):
                 child.decompose()
+            elif child.tag in LISTS and _is_link_list(child):
+                lists.append(child)
             elif child.tag in CONTAINERS:
                 waiting.append(child)
+    return lists
 
 
 def main_root(tree: HTMLTree) -> ElementNode | None:
@@ -159,9 +185,18 @@ def main_text(html: str) -> MainText:
     if root is None or not (root.text or "").strip():
         return MainText("", title, "", False)
     date = page_date(tree)
-    remove_frames(root)
-    text = extract_plain_text(
-        root.html, preserve_formatting=True, list_bullets=False, alt_texts=False
-    )
-    only_links = _link_share(root) > ONLY_LINKS and not _has_sentence(text)
-    return MainText(text, title, date, only_links)
+    lists = remove_frames(root)
+    whole = root.html
+    for element in lists:
+        element.decompose()
+    text = _plain(root.html if lists else whole)
+    if _has_sentence(text):
+        return MainText(text, title, date, False)
+    # the lists are what there is to read
+    only_links = _link_share_of(whole)
+    return MainText(_plain(whole) if lists else text, title, date, only_links > ONLY_LINKS)
+
+
+def _plain(html: str) -> str:
+    """Print HTML as text, paragraphs apart."""
+    return extract_plain_text(html, preserve_formatting=True, list_bullets=False, alt_texts=False)
