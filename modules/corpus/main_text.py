@@ -7,6 +7,7 @@ processes of extract.py, since a parser may crash on a hostile page.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import ElementNode, HTMLTree
@@ -91,12 +92,7 @@ def _count_links(element: ElementNode) -> int:
     return len(element.get_elements_by_tag_name("a"))
 
 
-def _link_share(element: ElementNode) -> float:
-    """Return which part of an element's letters stands in links."""
-    return _link_share_of(element.html)
-
-
-def _link_share_of(html: str) -> float:
+def _link_share(html: str) -> float:
     """Return which part of the letters stands in links, in HTML that the library has written."""
     links = (text for attributes, text in LINK.findall(html) if " href=" in attributes)
     return _letters("".join(links)) / max(1, _letters(html))
@@ -111,13 +107,20 @@ def _has_sentence(text: str) -> bool:
     )
 
 
-def _is_frame(element: ElementNode, page_words: int) -> bool:
+@lru_cache(maxsize=4096)
+def _named(name: str) -> tuple[bool, bool]:
+    """Tell what a class and id say: part of a frame, or something made of links."""
+    return FRAME_NAME.search(name) is not None, LINKS_NAME.search(name) is not None
+
+
+def _is_frame(element: ElementNode, tag: str, page_words: int) -> bool:
     """Tell whether an element is part of the frame around the text."""
-    if element.tag in NEVER_TEXT or element.getattr("role", "") in NEVER_TEXT_ROLES:
+    if tag in NEVER_TEXT or element.getattr("role", "") in NEVER_TEXT_ROLES:
         return True
-    name = f"{(element.class_name or '')[:MAX_NAME]} {(element.id or '')[:MAX_NAME]}"
-    framed = element.tag in FRAME_TAGS or FRAME_NAME.search(name) is not None
-    if not framed and element.tag != "aside" and not LINKS_NAME.search(name):
+    names = element.class_name or "", element.id or ""
+    framed, linked = _named(f"{names[0][:MAX_NAME]} {names[1][:MAX_NAME]}")
+    framed = framed or tag in FRAME_TAGS
+    if not framed and not linked and tag != "aside":
         return False
     text = element.text or ""
     words = len(text.split())
@@ -128,14 +131,14 @@ def _is_frame(element: ElementNode, page_words: int) -> bool:
     links = _count_links(element)
     if links and words <= MAX_LABEL_WORDS and not _has_sentence(text):
         return True  # "Languages: en | fr"
-    return links > 0 and _link_share(element) >= MIN_LINK_SHARE
+    return links > 0 and _link_share(element.html) >= MIN_LINK_SHARE
 
 
 def _is_link_list(element: ElementNode) -> bool:
     """Tell whether an element is a list of links: contents, an index, the way to a page."""
     if _count_links(element) < MIN_LINKS:
         return False
-    return _link_share(element) >= LIST_LINK_SHARE
+    return _link_share(element.html) >= LIST_LINK_SHARE
 
 
 def remove_frames(root: ElementNode) -> list[ElementNode]:
@@ -144,11 +147,12 @@ def remove_frames(root: ElementNode) -> list[ElementNode]:
     lists, waiting = [], [root]
     while waiting:
         for child in _children(waiting.pop()):
-            if _is_frame(child, page_words):
+            tag = child.tag
+            if _is_frame(child, tag, page_words):
                 child.decompose()
-            elif child.tag in LISTS and _is_link_list(child):
+            elif tag in LISTS and _is_link_list(child):
                 lists.append(child)
-            elif child.tag in CONTAINERS:
+            elif tag in CONTAINERS:
                 waiting.append(child)
     return lists
 
@@ -177,6 +181,11 @@ def page_date(tree: HTMLTree) -> str:
     return ""
 
 
+def _plain(html: HTMLTree | str) -> str:
+    """Print HTML as text, paragraphs apart."""
+    return extract_plain_text(html, preserve_formatting=True, list_bullets=False, alt_texts=False)
+
+
 def main_text(html: str) -> MainText:
     """Return the main text of a page, its title and its date."""
     tree = HTMLTree.parse(html)
@@ -186,17 +195,14 @@ def main_text(html: str) -> MainText:
         return MainText("", title, "", False)
     date = page_date(tree)
     lists = remove_frames(root)
-    whole = root.html
+    if root.tag != "body" and tree.body is not None:
+        tree.body.replace_children(root)
+    whole = root.html if lists else ""
     for element in lists:
         element.decompose()
-    text = _plain(root.html if lists else whole)
+    text = _plain(tree)
     if _has_sentence(text):
         return MainText(text, title, date, False)
-    # the lists are what there is to read
-    only_links = _link_share_of(whole)
-    return MainText(_plain(whole) if lists else text, title, date, only_links > ONLY_LINKS)
-
-
-def _plain(html: str) -> str:
-    """Print HTML as text, paragraphs apart."""
-    return extract_plain_text(html, preserve_formatting=True, list_bullets=False, alt_texts=False)
+    if lists:  # they are what there is to read
+        text = _plain(whole)
+    return MainText(text, title, date, _link_share(whole or root.html) > ONLY_LINKS)
