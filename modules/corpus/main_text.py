@@ -19,8 +19,8 @@ NEVER_TEXT_ROLES = frozenset(
 )
 # names that page frames carry, as whole parts of a class or id (`docnav`, `page-footer`)
 FRAME_NAME = re.compile(
-    r"(?:^|[-_ ])(?:\w*nav|navbar|navigation|\w*menu|breadcrumbs?|crumbs|\w*footer|\w*header|masthead|"
-    r"banner|copyright|cookies?|consent|pagination|pager|skip|search\w*)(?:$|[-_ ])",
+    r"(?:^|[-_ ])(?:\w*nav|navbar|navigation|\w*menu|breadcrumbs?|crumbs|\w*footer|\w*header|"
+    r"masthead|banner|copyright|cookies?|consent|pagination|pager|skip|search\w*)(?:$|[-_ ])",
     re.IGNORECASE,
 )
 # names that may as well be those of text (a "sidebar" may be a box in a book): only with links
