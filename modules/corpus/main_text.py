@@ -98,7 +98,7 @@ def _link_share(html: str) -> float:
     return _letters("".join(links)) / max(1, _letters(html))
 
 
-def _has_sentence(text: str) -> bool:
+def has_sentence(text: str) -> bool:
     """Tell whether a line of a text reads like a sentence."""
     lines = (line.rstrip() for line in text.split("\n"))
     return any(
@@ -129,7 +129,7 @@ def _is_frame(element: ElementNode, tag: str, page_words: int) -> bool:
     if framed and words <= MAX_FRAME_WORDS and element.query_selector("h1") is None:
         return True  # small, and not the title
     links = _count_links(element)
-    if links and words <= MAX_LABEL_WORDS and not _has_sentence(text):
+    if links and words <= MAX_LABEL_WORDS and not has_sentence(text):
         return True  # "Languages: en | fr"
     return links > 0 and _link_share(element.html) >= MIN_LINK_SHARE
 
@@ -147,7 +147,7 @@ def remove_frames(root: ElementNode) -> list[ElementNode]:
     lists, waiting = [], [root]
     while waiting:
         for child in _children(waiting.pop()):
-            tag = child.tag
+            tag = child.tag or ""
             if _is_frame(child, tag, page_words):
                 child.decompose()
             elif tag in LISTS and _is_link_list(child):
@@ -201,7 +201,7 @@ def main_text(html: str) -> MainText:
     for element in lists:
         element.decompose()
     text = _plain(tree)
-    if _has_sentence(text):
+    if has_sentence(text):
         return MainText(text, title, date, False)
     if lists:  # they are what there is to read
         text = _plain(whole)
