@@ -165,13 +165,15 @@ def _capture(record: WarcRecord, offset: int, index: int, length: int) -> Captur
     promised = (http.get("Content-Length") or "").strip()
     # where a crawler stored decoded bytes under the old length, the encoding says so
     short = promised.isdecimal() and "Content-Encoding" not in http and length < float(promised)
+    # Common Crawl says what it took a body for where the server did not
+    kind = http.get("Content-Type") or headers.get("WARC-Identified-Payload-Type") or ""
     return Capture(
         url=(headers.get("WARC-Target-URI") or "").strip().removeprefix("<").removesuffix(">"),
         offset=offset,
         index=index,
         date=headers.get("WARC-Date") or "",
         status=http.status_code or 0,
-        content_type=(http.get("Content-Type") or "").partition(";")[0].strip().lower(),
+        content_type=kind.partition(";")[0].strip().lower(),
         charset=record.http_charset or "",
         location=(http.get("Location") or "").strip(),
         whole=not short and "WARC-Truncated" not in headers,
