@@ -4,7 +4,6 @@ Sizes are the papers' (GPT-1 paper, section 4.1; GPT-2 paper, Table 2; heads fro
 """
 
 from modules.corpus.dedup import DedupConfig
-from modules.corpus.extract import ExtractConfig
 from modules.corpus.links import LinksConfig
 from modules.corpus.recipe import CleanConfig, FilterConfig
 from modules.model.config import GPTConfig, LSTMConfig
@@ -192,7 +191,6 @@ TINY = SAMPLE.but(
         name="tiny",
         warcs=("web/pages-00000.warc.gz",),
         extra=("lm/val.jsonl.zst",),
-        extract=ExtractConfig(workers=1),
         tokenizer=TokenizerConfig(vocab_size=512),
     ),
     pretrain=SAMPLE.pretrain.but(
