@@ -65,12 +65,22 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write rows as JSON lines atomically, zstd-compressed for .zst; return how many."""
+    return write_lines(path, map(json_line, rows))
+
+
+def json_line(row: dict[str, Any]) -> bytes:
+    """Return a row as one line of a .jsonl file, without its end."""
+    return json.dumps(row, ensure_ascii=False, sort_keys=True).encode()
+
+
+def write_lines(path: Path, lines: Iterable[bytes], level: int = 6) -> int:
+    """Write lines atomically, zstd-compressed for .zst; return how many."""
     n = 0
     with atomic_write(path) as raw:
-        compressor = zstandard.ZstdCompressor(level=6)
+        compressor = zstandard.ZstdCompressor(level=level)
         file = compressor.stream_writer(raw, closefd=False) if path.suffix == ".zst" else raw
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+        for line in lines:
+            file.write(line + b"\n")
             n += 1
         if file is not raw:
             file.close()
@@ -99,23 +109,26 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError: a line is not a JSON object; the message names file and line.
     """
+    for number, line in enumerate(read_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: expected an object, got {line[:40]!r}")
+        yield row
+
+
+def read_lines(path: Path, block: int = 2**20) -> Iterator[bytes]:
+    """Yield the lines of a plain or .zst file without their ends, reading a block at a time."""
     with path.open("rb") as raw:
-        blocks = (
-            _unpacked(path, raw) if path.suffix == ".zst" else iter(lambda: raw.read(2**20), b"")
-        )
-        for number, line in enumerate(_lines(path, blocks), 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}: expected an object, got {line[:40]!r}")
-            yield row
+        plain = iter(lambda: raw.read(block), b"")
+        yield from _lines(path, _unpacked(path, plain) if path.suffix == ".zst" else plain)
 
 
-def _unpacked(path: Path, raw: IO[bytes]) -> Iterator[bytes]:
+def _unpacked(path: Path, blocks: Iterator[bytes]) -> Iterator[bytes]:
     """Yield the content of a zstd file, frame by frame.
 
     Raises:
@@ -123,7 +136,7 @@ def _unpacked(path: Path, raw: IO[bytes]) -> Iterator[bytes]:
     """
     frame = None
     data = b""
-    while data or (data := raw.read(2**20)):
+    while data or (data := next(blocks, b"")):
         if frame is None:
             frame = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
         try:
