@@ -4,6 +4,7 @@ Sizes are the papers' (GPT-1 paper, section 4.1; GPT-2 paper, Table 2; heads fro
 """
 
 from modules.corpus.dedup import DedupConfig
+from modules.corpus.extract import ExtractConfig
 from modules.corpus.links import LinksConfig
 from modules.corpus.recipe import CleanConfig, FilterConfig
 from modules.model.config import GPTConfig, LSTMConfig

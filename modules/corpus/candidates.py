@@ -21,7 +21,7 @@ from modules.corpus.addresses import (
 )
 from modules.corpus.dumps import read_dump
 from modules.corpus.rows import RowWriter, row_writer
-from modules.corpus.runs import write_run
+from modules.corpus.sorted_lines import write_run
 from modules.corpus.submissions import MAX_INTEGER, Rejection, Submission
 from modules.files import write_json
 

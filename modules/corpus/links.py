@@ -14,7 +14,7 @@ from typing import Any
 
 from modules.corpus.candidates import LinksConfig, drop, from_line, parts_of, read_part
 from modules.corpus.rows import RowWriter, remove_stale, row_writer
-from modules.corpus.runs import merge_runs
+from modules.corpus.sorted_lines import merge_runs
 from modules.files import Progress, atomic_write, silent, write_jsonl
 from modules.parallel import Spread, one_by_one
 
