@@ -78,9 +78,15 @@ def nights_of(workspace: Workspace, tokens: Artifact) -> list[dict[str, Artifact
 def filters_of(documents: Artifact) -> list[str]:
     """Return the names of the filters that documents went through, if this version knows them."""
     try:
-        return reasons(webtext(CleanConfig.model_validate(documents.config).filters))
+        config = CleanConfig.model_validate(documents.config).filters
     except ValidationError:  # made by another version, with other settings
         return []
+    exclude = {
+        "wikipedia_copy": config.max_in_wikipedia,
+        "in_evaluation_set": config.max_in_evaluation,
+    }
+    alone = config.but(max_in_wikipedia=None, max_in_evaluation=None)  # needs no references
+    return reasons(webtext(alone)) + [name for name, limit in exclude.items() if limit is not None]
 
 
 def printed(story: Story, tokens: Artifact) -> Group:

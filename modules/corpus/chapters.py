@@ -9,8 +9,8 @@ from typing import Literal
 from modules.corpus.clusters import survivor
 from modules.corpus.document import Document
 from modules.corpus.lookup import dropped_rows, find_document, find_rows
-from modules.corpus.shards import read_index
 from modules.corpus.tally import Row
+from modules.corpus.token_file import read_index
 
 Outcome = Literal["kept", "dropped", "absent"]
 MANY = 5  # rows told of one kind; the rest is only counted
@@ -66,8 +66,8 @@ def pages_chapter(directory: Path, url: str) -> tuple[Chapter, Row | None]:
     for row in dropped_rows(directory, url):
         if url in (row["url"], row.get("final_url")):
             where = row.get("final_url", url)
-            reason = row["reason"] + (f" (redirected to {where})" if where != url else "")
-            return Chapter("pages", "dropped", [reason]), None
+            led = [f"redirected to {where}"] if where != url else []
+            return Chapter("pages", "dropped", [_because(row), *led]), None
     return absent("pages", "no page was asked for"), None
 
 
@@ -94,8 +94,8 @@ def documents_chapter(
         sure = document.meta.get("lang_probability", 1)
         facts.append(f"language {document.lang} ({sure:.2f})")
     facts.append(f"passed {', '.join(filters)}")
-    copies = [(row, found) for row in rows if (found := survivor(row)) and found[0] == id]
-    facts += told([f"stays for {row['url']} (Jaccard {found[1]:.3f})" for row, found in copies])
+    copies = [(row, found) for row in rows if (found := survivor(row)) and found.id == id]
+    facts += told([f"stays for {row['url']} (Jaccard {found.jaccard})" for row, found in copies])
     return Chapter("documents", "kept", facts), document
 
 
@@ -105,10 +105,10 @@ def _verdict(directory: Path, row: Row, filters: Sequence[str]) -> list[str]:
     if found is None:
         passed = filters[: filters.index(row["reason"])] if row["reason"] in filters else ()
         return [_because(row), *([f"passed {', '.join(passed)}"] if passed else [])]
-    stays = find_document(directory, found[0])
+    stays = find_document(directory, found.id)
     name = (stays.url or stays.source) if stays else "a document of an older corpus"
     return [
-        f"{row['reason']} of {name} ({found[0]}), Jaccard {found[1]:.3f}",
+        f"{row['reason']} of {name} ({found.id}), Jaccard {found.jaccard}",
         *([f"passed {', '.join(filters)}"] if filters else []),
     ]
 
@@ -116,10 +116,13 @@ def _verdict(directory: Path, row: Row, filters: Sequence[str]) -> list[str]:
 def tokens_chapter(directory: Path, id: str) -> Chapter:
     """Tell in which split and shard the document's tokens are, and at which position."""
     for split, entry in sorted(read_index(directory)["splits"].items()):
-        for row in find_rows(directory / f"{split}-documents.jsonl.zst", id):
-            start, length = row["start"], row["length"]
-            facts = [f"{split}, tokens {start:,} to {start + length - 1:,} ({length:,})"]
-            return Chapter("tokens", "kept", [*facts, *_places(entry["shards"], start, length)])
+        one = [{"file": f"{split}-documents.jsonl.zst"}]  # as version 0.1 wrote it, without a list
+        for spans in entry.get("spans", one):
+            for row in find_rows(directory / spans["file"], id):
+                start, length = row["start"], row["length"]
+                facts = [f"{split}, tokens {start:,} to {start + length - 1:,} ({length:,})"]
+                places = _places(entry["shards"], start, length)
+                return Chapter("tokens", "kept", facts + places)
     return absent("tokens", "not in the token shards")
 
 

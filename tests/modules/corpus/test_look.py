@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from modules.corpus.clusters import jaccard_bin, survivor
 from modules.corpus.contents import LookConfig, length_bins, no_contents
 from modules.corpus.document import Document, document_id, shard_path
 from modules.corpus.excerpt import excerpt, visible
@@ -89,13 +90,46 @@ def test_dropped_records_are_shown_with_their_text_and_what_stays(corpus):
     (short,) = look["dropped"]["documents"]["too_short"]
     assert short["detail"] == "9 words" and len(short["text"].split("\n")) == 3  # 2 and the dots
     (copy,) = look["dropped"]["documents"]["near_duplicate"]
-    assert copy["jaccard"] == 0.9 and copy["stays"]["text"] and copy["stays"]["url"]
+    assert copy["jaccard"] == "0.900" and copy["stays"]["text"] and copy["stays"]["url"]
     assert look["dropped"]["damaged dump lines"]["not-json"][0]["line"] == "7"
     found = look["duplicates"]
     assert (found["duplicates"], found["clusters"], found["sizes"]) == (2, 1, {"3": 1})
     (group,) = found["largest"]
     assert group["size"] == 3 and group["url"] == copy["stays"]["url"]
-    assert sorted(row["jaccard"] for row in group["members"]) == [0.9, 0.9]
+    assert sorted(row["jaccard"] for row in group["members"]) == ["0.900", "0.900"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "detail", "found"),
+    [
+        ("near_duplicate", f"{'a' * 16} 0.812", ("a" * 16, "0.812", False)),
+        ("exact_duplicate", f"{'a' * 16} 1.000 older", ("a" * 16, "1.000", True)),
+        ("near_duplicate", f"{'a' * 16} unverified", ("a" * 16, "unverified", False)),
+        ("too_short", f"{'a' * 16} 0.812", None),
+        ("near_duplicate", "something else", None),
+    ],
+)
+def test_what_a_duplicate_is_of(reason, detail, found):
+    assert survivor({"reason": reason, "detail": detail}) == found
+
+
+@pytest.mark.parametrize(
+    ("jaccard", "bin"),
+    [("0.150", "0.15"), ("0.949", "0.90"), ("0.950", "0.95"), ("1.000", "1.00")],
+)
+def test_likeness_in_twentieths(jaccard, bin):
+    assert jaccard_bin(jaccard) == bin
+
+
+def test_what_was_carried_over_is_no_loss(corpus):
+    """A corpus that grows returns the counts of its new documents, and how many there were."""
+    older = Part(corpus.documents.path, {"read": 8, "kept": 4, "carried": 5})
+    text = Part(corpus.text.path, {"pages": 7, "documents": 7})
+    pages = Part(corpus.pages.path, {"links": 10, "pages": 7})
+    grown = Corpus(**vars(corpus) | {"documents": older, "text": text, "pages": pages})
+    look = look_at(grown, LookConfig())
+    assert look["carried"] == 5
+    assert {x["name"]: x["missing"] for x in look["funnel"]}["tokens"] == 0
 
 
 def test_processes_see_the_same(corpus):

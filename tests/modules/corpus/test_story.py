@@ -66,7 +66,8 @@ def night(tmp_path) -> dict:
     spans = [{"id": row["id"], "start": 6 * i, "length": 6} for i, row in enumerate(stay)]
     write_jsonl(where["tokens"] / "train-documents.jsonl.zst", spans)
     shards = [{"file": f"train-0000{i}.bin", "tokens": 10} for i in range(2)]
-    write_json(where["tokens"] / "index.json", {"splits": {"train": {"shards": shards}}})
+    entry = {"shards": shards, "spans": [{"file": "train-documents.jsonl.zst"}]}
+    write_json(where["tokens"] / "index.json", {"splits": {"train": entry}})
     return where
 
 
