@@ -211,13 +211,18 @@ def masked_table(masked: Mapping[str, int]) -> Shown:
     return Shown("Personal data masked", ["kind", "places"], rows)
 
 
+def named(document: Mapping[str, Any]) -> list[str]:
+    """Return what a document can be known by; ready-made texts have no address."""
+    return [document.get("url", ""), document.get("title", "")]
+
+
 def duplicates_page(look: Mapping[str, Any]) -> list[Block]:
     """Show how many groups of duplicates there are, the largest, and pairs to compare."""
     found = look["duplicates"]
     sizes = sorted(((int(size), n) for size, n in found["sizes"].items()), reverse=False)
     rows = [[f"{size:,}", f"{n:,}", f"{n * (size - 1):,}"] for size, n in sizes[:30]]
     pairs = [
-        Quote([title, f"Jaccard {row['jaccard']}", document["url"], document["title"]], text)
+        Quote([title, f"Jaccard {row['jaccard']}", *named(document)], text)
         for reason, samples in look["dropped"]["documents"].items()
         for row in samples
         if "stays" in row

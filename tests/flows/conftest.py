@@ -21,7 +21,11 @@ def prefect_server():
 @pytest.fixture(scope="session")
 def project(tmp_path_factory, data) -> Path:
     """A project root of its own: a copy of the sample data, a git repository, no .venv."""
-    root = tmp_path_factory.mktemp("project")
+    return new_project(tmp_path_factory.mktemp("project"), data)
+
+
+def new_project(root: Path, data: Path) -> Path:
+    """Make a folder a project."""
     shutil.copytree(data, root / "data")
     shutil.copyfile(ROOT / "data.dvc", root / "data.dvc")
     subprocess.run(["git", "init", "-q", str(root)], check=True)
@@ -35,3 +39,13 @@ def in_project(project, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("TEXTMILL_DATABASE_URL", raising=False)
     return project
+
+
+@pytest.fixture
+def in_fresh_project(tmp_path, data, monkeypatch) -> Path:
+    """Run inside a project in which nothing was made yet."""
+    root = new_project(tmp_path / "fresh", data)
+    monkeypatch.setenv("TEXTMILL_ROOT", str(root))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("TEXTMILL_DATABASE_URL", raising=False)
+    return root
