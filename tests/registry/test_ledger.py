@@ -214,6 +214,7 @@ def test_closing_twice_counts_once(address):
 
 def test_a_kill_while_closing_is_made_good(address, monkeypatch):
     monkeypatch.setattr("registry.batches.CHUNK", 7)
+    monkeypatch.setattr("registry.batches.OUTCOMES", 14)
     add_links(address, rows(50), NOW)
     batch = open_batch(address, "night", NOW, limit=40)
     taken = urls(address, batch)

@@ -5,6 +5,8 @@ import gzip
 import json
 import lzma
 import random
+import subprocess
+import sys
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +26,7 @@ from modules.corpus.links import LinksConfig, collect_links
 from modules.files import read_jsonl
 from modules.parallel import processes
 
+ROOT = Path(__file__).resolve().parents[3]
 DUMPS = ("RS_2018-09.xz", "RS_2018-11.zst", "RS_2018-12.zst")
 EVERYTHING = LinksConfig(keep_over_18=True, blocklist="none", block_extensions=False)
 
@@ -412,6 +415,39 @@ def test_more_runs_than_are_merged_at_once(data, tmp_path, monkeypatch):
     expected = collect(tmp_path / "a", *dumps)
     monkeypatch.setattr(runs, "FAN_IN", 3)
     assert collect(tmp_path / "b", *dumps, config=LinksConfig(rows_in_memory=50)) == expected
+
+
+MEASURE = """
+import itertools, json, resource, sys, zstandard
+from pathlib import Path
+from modules.corpus.links import LinksConfig, collect_links
+folder, n, rows = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+with zstandard.open(folder / "RS.zst", "wb") as file:
+    for i in range(n):
+        url = f"https://site{i * 7919 % 100003}.example.com/{i * 104729 % (n * 2 // 3)}/a-title"
+        row = {"id": f"{i:x}", "url": url, "score": i * 31 % 17, "created_utc": i}
+        file.write(json.dumps(row).encode() + b"\\n")
+counts = collect_links([folder / "RS.zst"], folder / "out", LinksConfig(rows_in_memory=rows))
+print(counts["links"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def measure(folder: Path, n: int, rows: int) -> tuple[int, int]:
+    """Collect n lines in a process of its own; return (links, its largest memory in MiB)."""
+    folder.mkdir()
+    command = [sys.executable, "-c", MEASURE, str(folder), str(n), str(rows)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    found, memory = done.stdout.split()
+    return int(found), int(memory)
+
+
+@pytest.mark.slow  # a minute
+@pytest.mark.timeout(600)
+def test_memory_does_not_grow_with_the_input(tmp_path):
+    few, before = measure(tmp_path / "few", 40_000, rows=4_000)
+    many, after = measure(tmp_path / "many", 640_000, rows=4_000)  # over 64 runs: merged twice
+    assert many > 10 * few
+    assert after < before + 60  # MiB: windows and buffers of the open runs
 
 
 def test_a_link_posted_without_end_has_a_short_row(tmp_path, monkeypatch):
