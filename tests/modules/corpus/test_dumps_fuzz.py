@@ -32,6 +32,7 @@ SEEDS = [
     b'{"id":5,"type":"comment","deleted":true,"dead":null,"time":1175714200}',
     b'{"link":"https://b.example/?a=1&amp;b=2","points":3.0,"date":"2017-07-14T02:40:00Z"}',
     b'{"url":"/r/x/comments/1/","ups":3,"downs":1,"is_self":"false","over_18":"true","id":"1"}',
+    b'[{"url": "https://d.example/", "score": 9}, 5]',
     b'https://c.example/a,7,2017-05-06,"one, two"',
 ]
 TOKENS = [
