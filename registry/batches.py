@@ -16,6 +16,8 @@ from registry.ledger_tables import Link, LinkBatch, LinkName, LinkState
 from registry.links import CHUNK, LINK, Changes, chunks, count_links, key_of, update_links
 from registry.outcomes import OUTCOME, Retry, outcome_row, seconds
 
+OUTCOMES = 100_000  # applied in one transaction: they lie all over the table, and pages cost
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -152,7 +154,7 @@ def close_batch(
     counts = Counter({"done": 0, "retry": 0, "failed": 0, "todo": 0, "unknown": 0})
     if _is_closed(address, batch_id):
         return counts
-    for chunk in chunks(outcomes):
+    for chunk in chunks(outcomes, OUTCOMES):
         work = partial(_apply, batch_id=batch_id, outcomes=chunk, now=now, retry=retry)
         counts.update(db.write(address, work))
     while given_back := db.write(address, partial(_give_back, batch_id=batch_id, now=now)):
@@ -187,12 +189,11 @@ def _apply(
     """Apply outcomes to links that the batch still holds; return counts."""
     by_key = {key_of(outcome["url"]): outcome for outcome in outcomes}
     ids = _name_ids(session, outcomes)
-    query = select(Link.key, Link.url, Link.attempts, Link.batch_id, Link.state)
     rows: list[dict[str, Any]] = []
     changes: Changes = Counter()
-    for key, url, attempts, batch, state in session.execute(query.where(Link.key.in_(by_key))):
+    for key, url, attempts in _held(session, batch_id, sorted(by_key)):
         outcome = by_key[key]
-        if (url, batch, state) == (outcome["url"], batch_id, LinkState.CLAIMED):
+        if outcome["url"] == url:
             row = outcome_row(outcome, attempts + 1, now, retry, ids)
             changes[row["state"], outcome.get("reason") or ""] += 1
             rows.append({"its_key": key} | row)
@@ -205,12 +206,24 @@ def _apply(
     return counts
 
 
+def _held(session: Session, batch_id: int, keys: list[int]) -> Iterator[tuple[int, str, int]]:
+    """Yield key, address and tries of those links that a batch still holds."""
+    columns = select(Link.key, Link.url, Link.attempts, Link.batch_id, Link.state)
+    for part in chunks(keys):
+        for key, url, attempts, batch, state in session.execute(columns.where(Link.key.in_(part))):
+            if (batch, state) == (batch_id, LinkState.CLAIMED):
+                yield key, url, attempts
+
+
 def _name_ids(session: Session, outcomes: list[Mapping[str, Any]]) -> dict[str | None, int | None]:
     """Return the numbers of all reasons and WARC files in outcomes, new ones included."""
     named = {outcome.get(field) for outcome in outcomes for field in ("reason", "warc")}
     names = sorted(name for name in named if name)
-    query = select(LinkName).where(LinkName.name.in_(names))
-    known = {row.name: row for row in session.scalars(query)}
+    known = {
+        row.name: row
+        for part in chunks(names)
+        for row in session.scalars(select(LinkName).where(LinkName.name.in_(part)))
+    }
     new = {name: LinkName(name=name) for name in names if name not in known}
     session.add_all(new.values())
     session.flush()

@@ -77,7 +77,10 @@ def _canonical(url: str) -> str:
     if port not in (None, 80 if parts.scheme == "http" else 443):
         netloc += f":{port}"
     query = "&".join(p for p in parts.query.split("&") if not p.lower().startswith("utm_"))
-    return urlunsplit((parts.scheme, netloc, parts.path or "/", query, ""))
+    spelled = urlunsplit((parts.scheme, netloc, parts.path or "/", query, ""))
+    if len(spelled) > MAX_URL:  # escapes have made it longer
+        raise ValueError("long-url")
+    return spelled
 
 
 def _is_spelled_well(host: str) -> bool:

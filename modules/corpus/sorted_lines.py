@@ -11,7 +11,7 @@ import zstandard
 
 from modules.files import atomic_write
 
-FAN_IN = 128  # runs merged at once: open files, and a window and a buffer in memory for each
+FAN_IN = 64  # runs merged at once: open files, and a window and a buffer in memory for each
 WINDOW_LOG = 17  # 128 KiB for each open run; zstd's own choice is 2 MiB and more
 BUFFER = 2**16
 

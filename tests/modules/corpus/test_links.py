@@ -4,19 +4,29 @@ import bz2
 import gzip
 import json
 import lzma
+import random
+import subprocess
+import sys
+from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
+from modules.corpus import addresses, links, runs
 from modules.corpus.addresses import blocked_domains, canonical_url, refusal
 from modules.corpus.dumps import parse_json, read_lines
 from modules.corpus.links import LinksConfig, collect_links
 from modules.files import read_jsonl
+from modules.parallel import processes
 
+ROOT = Path(__file__).resolve().parents[3]
 DUMPS = ("RS_2018-09.xz", "RS_2018-11.zst", "RS_2018-12.zst")
 EVERYTHING = LinksConfig(keep_over_18=True, blocklist="none", block_extensions=False)
 
@@ -220,6 +230,237 @@ def test_a_line_of_exactly_the_limit_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        {"score": "5", "created_utc": "1500000000", "over_18": "false", "is_self": "false"},
+        {"is_self": None, "domain": "example.com", "over_18": None},
+        {"score": None, "ups": 7, "downs": 2},  # the oldest dumps
+        {"score": None, "ups": "5", "downs": None},
+        {"promoted": None, "edited": 1500000100.0, "media": {"oembed": {}}, "selftext": ""},
+        {"promoted": False, "crosspost_parent_list": [{"url": "https://other.example/"}]},
+        {"created_utc": 1500000000.0, "created": 1500028800.0},  # the latter in Reddit's own zone
+        {"created_utc": None, "created": "2017-07-14 02:40:00"},
+    ],
+)
+def test_layouts_of_pushshift(tmp_path, change):
+    dump = write(tmp_path / "RS_old.jsonl", post(**change))
+    _, found, _, _ = collect(tmp_path / "out", dump)
+    assert found == {
+        "https://example.com/a": {
+            "url": "https://example.com/a",
+            "score": 5,
+            "submissions": ["a1"],
+            "created": 1500000000,
+            "subreddits": [],
+        }
+    }
+
+
+STORY = {  # Hacker News, as the Firebase API gives it
+    "by": "dhouston",
+    "descendants": 71,
+    "id": 8863,
+    "kids": [8952, 9224],
+    "score": 111,
+    "time": 1175714200,
+    "title": "A title",
+    "type": "story",
+    "url": "http://www.example.com/u2",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, ""),
+        ({"score": "111", "time": "1175714200", "dead": None, "deleted": None}, ""),  # BigQuery
+        ({"timestamp": "2007-04-04 19:16:40 UTC", "time": None}, ""),
+        ({"time": "2007-04-04T19:16:40"}, ""),
+        ({"url": None, "text": "Ask HN"}, "self-post"),
+        ({"url": "", "text": "Ask HN"}, "self-post"),
+        ({"type": "job"}, "job"),
+        ({"type": "comment", "url": None, "score": None}, "comment"),
+        ({"type": "poll", "url": None}, "poll"),
+        ({"type": "pollopt", "url": None}, "pollopt"),
+        ({"dead": True}, "dead"),
+        ({"dead": "true"}, "dead"),
+        ({"deleted": True, "url": None, "score": None, "by": None}, "deleted"),
+        ({"score": 2}, "low-karma"),
+    ],
+)
+def test_items_of_hacker_news(tmp_path, change, reason):
+    dump = write(tmp_path / "hn.jsonl", json.dumps(STORY | change).encode() + b"\n")
+    _, found, dropped, rejected = collect(tmp_path / "out", dump)
+    assert [row["reason"] for row in dropped] == [reason] * bool(reason)
+    assert not rejected
+    for row in found.values():
+        assert (row["score"], row["created"], row["submissions"]) == (111, 1175714200, ["hn-8863"])
+
+
+def table(path: Path, **columns) -> Path:
+    parquet.write_table(pa.table(columns), path, row_group_size=2)
+    return path
+
+
+def test_parquet(tmp_path):
+    moment = datetime(2017, 7, 14, 2, 40, tzinfo=UTC)
+    dump = table(
+        tmp_path / "links.parquet",
+        URL=[f"https://example.com/{c}" for c in "abcd"] + [None],
+        points=[3.0, 2.0, float("nan"), 9.0, 9.0],
+        created_at=[moment] * 5,
+        text=["x" * 1000] * 5,
+    )
+    counts, found, dropped, rejected = collect(tmp_path / "out", dump)
+    assert {url: row["created"] for url, row in found.items()} == {
+        "https://example.com/a": 1500000000,
+        "https://example.com/d": 1500000000,
+    }
+    assert [row["reason"] for row in dropped] == ["low-karma"]
+    assert [(r["line"], r["reason"]) for r in rejected] == [(3, "bad-score"), (5, "no-url")]
+    assert counts["lines"] == 5
+
+
+def test_parquet_without_a_column_is_an_error(tmp_path):
+    dump = table(tmp_path / "links.parquet", url=["https://example.com/"], score=[3])
+    with pytest.raises(ValueError, match=r"links\.parquet.*missing: date"):
+        collect(tmp_path / "out", dump)
+
+
+def test_a_bad_value_in_parquet_costs_its_row(tmp_path):
+    damaged = pa.array([b"https://example.com/a", b"\xff\xfe", b"https://example.com/c"])
+    dump = table(
+        tmp_path / "links.parquet",
+        url=pa.Array.from_buffers(pa.string(), 3, damaged.buffers()),
+        score=[3, 3, 3],
+        date=[0, 0, 0],
+    )
+    _, found, _, rejected = collect(tmp_path / "out", dump)
+    assert list(found) == ["https://example.com/a", "https://example.com/c"]
+    assert [(r["line"], r["reason"]) for r in rejected] == [(2, "bad-value")]
+
+
+def test_damaged_parquet_is_one_rejected_record_at_most(tmp_path):
+    whole = table(
+        tmp_path / "whole.parquet",
+        url=[f"https://example.com/{i}" for i in range(100)],
+        score=[3] * 100,
+        date=["2017-01-01"] * 100,
+    ).read_bytes()
+    chance = random.Random(0)
+    cuts = [whole[: len(whole) * k // 10] for k in range(1, 10)]
+    flips = []
+    for _ in range(20):
+        data = bytearray(whole)
+        data[chance.randrange(4, len(data))] ^= 1 << chance.randrange(8)
+        flips.append(bytes(data))
+    for number, data in enumerate(cuts + flips):
+        dump = write(tmp_path / "bad.parquet", data)
+        try:
+            _, _, _, rejected = collect(tmp_path / str(number), dump)
+        except ValueError as error:  # a flipped bit in the name of a column
+            assert "missing:" in str(error)
+            continue
+        assert sum(row["reason"].startswith("container") for row in rejected) <= 1
+
+
+def test_names_of_fields_in_json_lines(tmp_path):
+    dump = write(
+        tmp_path / "a.jsonl",
+        b'{"link": "https://example.com/a", "points": 4, "date": "2017-07-14T02:40:00Z"}\n',
+        b'{"url": "https://example.com/b", "karma": "4", "timestamp": 1500000000}\n',
+    )
+    _, found, _, _ = collect(tmp_path / "out", dump)
+    assert [(row["score"], row["created"]) for row in found.values()] == [(4, 1500000000)] * 2
+
+
+def test_output_does_not_depend_on_where_it_is_read(data, tmp_path):
+    dumps = [data / "web" / name for name in DUMPS]
+    collect_links(dumps, tmp_path / "alone", LinksConfig())
+    with processes(2) as spread:
+        collect_links(dumps, tmp_path / "spread", LinksConfig(), spread=spread)
+    for name in ("links", "dropped", "rejected"):
+        expected = (tmp_path / "alone" / f"{name}.jsonl.zst").read_bytes()
+        assert (tmp_path / "spread" / f"{name}.jsonl.zst").read_bytes() == expected
+
+
+def test_a_dump_read_before_a_kill_is_not_read_again(data, tmp_path):
+    dumps = [data / "web" / name for name in DUMPS]
+    expected = collect(tmp_path / "whole", *dumps)
+
+    def cut(function, items):
+        yield function(items[0])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collect_links(dumps, tmp_path / "out", LinksConfig(), spread=cut)
+    with pytest.raises(KeyboardInterrupt):  # other settings: what was read for these is no good
+        collect_links(dumps, tmp_path / "out", LinksConfig(min_karma=5), spread=cut)
+    with pytest.raises(KeyboardInterrupt):
+        collect_links(dumps, tmp_path / "out", LinksConfig(), spread=cut)
+    (read,) = (tmp_path / "out" / "parts").glob("*/counts.json")
+    before = read.stat().st_mtime_ns
+
+    def check(function, items):
+        for item in items:
+            yield function(item)
+        assert read.stat().st_mtime_ns == before
+
+    collect_links(dumps, tmp_path / "out", LinksConfig(), spread=check)
+    assert collect(tmp_path / "out", *dumps) == expected
+
+
+def test_more_runs_than_are_merged_at_once(data, tmp_path, monkeypatch):
+    dumps = [data / "web" / name for name in DUMPS]
+    expected = collect(tmp_path / "a", *dumps)
+    monkeypatch.setattr(runs, "FAN_IN", 3)
+    assert collect(tmp_path / "b", *dumps, config=LinksConfig(rows_in_memory=50)) == expected
+
+
+MEASURE = """
+import itertools, json, resource, sys, zstandard
+from pathlib import Path
+from modules.corpus.links import LinksConfig, collect_links
+folder, n, rows = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+with zstandard.open(folder / "RS.zst", "wb") as file:
+    for i in range(n):
+        url = f"https://site{i * 7919 % 100003}.example.com/{i * 104729 % (n * 2 // 3)}/a-title"
+        row = {"id": f"{i:x}", "url": url, "score": i * 31 % 17, "created_utc": i}
+        file.write(json.dumps(row).encode() + b"\\n")
+counts = collect_links([folder / "RS.zst"], folder / "out", LinksConfig(rows_in_memory=rows))
+print(counts["links"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def measure(folder: Path, n: int, rows: int) -> tuple[int, int]:
+    """Collect n lines in a process of its own; return (links, its largest memory in MiB)."""
+    folder.mkdir()
+    command = [sys.executable, "-c", MEASURE, str(folder), str(n), str(rows)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    found, memory = done.stdout.split()
+    return int(found), int(memory)
+
+
+@pytest.mark.slow  # a minute
+@pytest.mark.timeout(600)
+def test_memory_does_not_grow_with_the_input(tmp_path):
+    few, before = measure(tmp_path / "few", 40_000, rows=4_000)
+    many, after = measure(tmp_path / "many", 640_000, rows=4_000)  # over 64 runs: merged twice
+    assert many > 10 * few
+    assert after < before + 60  # MiB: windows and buffers of the open runs
+
+
+def test_a_link_posted_without_end_has_a_short_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(links, "NAMED", 10)
+    posts = (post(id=f"{i:03d}", subreddit=f"s{i:03d}") for i in range(50))
+    counts, found, _, _ = collect(tmp_path / "out", write(tmp_path / "a.jsonl", *posts))
+    row = found["https://example.com/a"]
+    assert row["submissions"] == [f"{i:03d}" for i in range(10)]
+    assert len(row["subreddits"]) == 10
+    assert counts["submissions"] == 50
+
+
+@pytest.mark.parametrize(
     ("fields", "reason"),
     [
         ({"score": 2}, "low-karma"),
@@ -228,6 +469,8 @@ def test_a_line_of_exactly_the_limit_is_read(tmp_path):
         ({"is_self": True}, "self-post"),
         ({"is_self": "true"}, "self-post"),
         ({"is_self": None, "domain": "self.linux"}, "self-post"),
+        ({"promoted": True}, "promoted"),
+        ({"url": "/r/linux/comments/a1/title/"}, "reddit"),  # a crosspost of a text post
         ({"over_18": True}, "over-18"),
         ({"url": "https://www.reddit.com/r/x/"}, "reddit"),
         ({"url": "https://i.redd.it/x"}, "reddit"),
@@ -258,9 +501,33 @@ def test_reasons_to_drop(tmp_path, fields, reason):
     assert counts[f"dropped_{reason}"] == 1
 
 
-@pytest.mark.parametrize("host", ["github.com", "google.com", "ebay.com", "notwikipedia.org"])
-def test_large_domains_of_webtext_are_not_blocked(host):
-    assert refusal(f"https://{host}/x", blocked_domains()) == ""
+@pytest.mark.parametrize(
+    ("host", "blocked_by"),
+    [
+        ("github.com", {"replications"}),  # in WebText's own list of large domains
+        ("docs.google.com", {"replications"}),
+        ("www.ebay.com", {"replications"}),
+        ("pinterest.com", {"replications"}),
+        ("apple.com", set()),
+        ("itunes.apple.com", {"replications"}),
+        ("i.imgur.com", {"paper", "replications"}),
+        ("twitter.com", {"paper", "replications"}),
+        ("notwikipedia.org", set()),
+    ],
+)
+def test_block_lists(host, blocked_by):
+    found = {
+        name
+        for name in ("none", "paper", "replications")
+        if refusal(f"https://{host}/x", blocked_domains(name))
+    }
+    assert found == blocked_by
+    assert LinksConfig().blocked == blocked_domains("paper")
+
+
+def test_no_block_list_lets_wikipedia_or_reddit_in():
+    assert refusal("https://en.wikipedia.org/wiki/Tin", blocked_domains("none")) == "wikipedia"
+    assert refusal("https://old.reddit.com/r/x", blocked_domains("none")) == "reddit"
 
 
 def test_sum_of_karma(tmp_path):
@@ -291,6 +558,20 @@ def test_sum_of_karma(tmp_path):
 def test_canonical_addresses(url, canonical):
     assert canonical_url(url, escaped=True) == canonical
     assert canonical_url(canonical) == canonical
+
+
+def test_the_short_way_gives_what_the_long_one_does(truth):
+    ways = Counter()
+    for url in truth:
+        ways[bool(addresses.PLAIN.fullmatch(url))] += 1
+        assert canonical_url(url) == addresses._canonical(url)
+    assert ways[True] > ways[False]
+
+
+@given(st.from_regex(addresses.PLAIN, fullmatch=True))
+@settings(max_examples=200, deadline=None)
+def test_the_short_way_gives_what_the_long_one_does_with_any_address(url):
+    assert canonical_url(url) == addresses._canonical(url)
 
 
 @given(st.text(max_size=60), st.sampled_from(["", "http://", "https://a.example/", "https://"]))
