@@ -15,6 +15,7 @@ from itertools import count
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
+from pydantic import Field
 
 from modules.config import Config
 from modules.corpus.addresses import canonical_url, refusal
@@ -34,7 +35,7 @@ SITE_IS_DOWN = ("connect", "dns", "timeout", "disconnect")
 class FetchConfig(Config):
     """Who asks, how politely, and what is taken."""
 
-    contact: str = ""
+    contact: str = Field("", pattern=r"^[!-~]*$")  # it goes into a header
     """A mail or web address where the owners of sites reach you; sent with every request. Must be
     given, unless `network.allow_networks` is (tests on one's own machine)."""
     concurrency: int = 64
@@ -206,7 +207,7 @@ class Crawl:
         try:
             answer = await self._ask(visit, site)
         except Failure as failure:
-            site.failures += failure.reason in SITE_IS_DOWN
+            site.failures += failure.transient and failure.reason in SITE_IS_DOWN
             self._fail(visit, failure)
             return
         visit.seconds -= self._now() - start

@@ -85,10 +85,9 @@ def start_alone(urls: list[str], out: Path, config: FetchConfig) -> subprocess.P
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
     """Start the servers."""
     certificate = tmp_path_factory.mktemp("tls") / "self-signed.pem"
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=zoo.example -keyout"
     made = subprocess.run(
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=zoo.example".split()
-        + ["-keyout", str(certificate), "-out", str(certificate) + ".crt"],
-        capture_output=True,
+        [*make.split(), str(certificate), "-out", f"{certificate}.crt"], capture_output=True
     )
     with certificate.open("ab") as file:
         file.write(certificate.with_suffix(".pem.crt").read_bytes())

@@ -177,7 +177,7 @@ def test_sorting_on_disk(tmp_path, rows_in_memory):
 
 
 def test_a_killed_run_goes_on_with_the_unfinished_part(zoo, tmp_path):
-    urls = [zoo.url("healthy", f"/{n}", host=f"kill{n % 5}") for n in range(120)]
+    urls = [zoo.url("healthy", f"/{n}", host=f"kill{n % 5}") for n in range(100)]
     config = QUICK.but(part_links=20, per_host_delay_seconds=0.05)
     rng, kills, done = random.Random(1), 0, set()
     out = tmp_path / "out"

@@ -2,12 +2,14 @@
 
 import json
 import time
+from collections import Counter
 
 import pytest
 
 from modules.corpus.client import HttpConfig
 from modules.corpus.crawl import FetchConfig
 from modules.corpus.robots import RobotsConfig
+from modules.corpus.warc import Damage, read_captures
 from tests.modules.corpus.conftest import LOOPBACK, start_alone
 
 DEADLINE = 3.0
@@ -174,3 +176,18 @@ def test_healthy_servers_are_not_harmed_and_memory_stays_flat_for_long(zoo, tmp_
     print(f"\nhealthy alone {seconds[False]}, beside the zoo {seconds[True]}; growth {growth} MB")  # noqa: T201
     assert min(seconds[False]) >= 0.9 * min(seconds[True])
     assert max(growth) <= 64
+
+
+@pytest.mark.parametrize("count", [400, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_mutated_answers_have_outcomes(zoo, tmp_path, count):
+    """As many hosts as answers, so that each is asked; the slow one takes about two minutes."""
+    urls = [zoo.url("mutant", f"/{n}", host=f"mutant{count}-{n}") for n in range(count)]
+    config = QUICK.but(robots=RobotsConfig(obey=False), http=QUICK.http.but(total_seconds=1))
+    reasons = Counter(row["reason"] for row in zoo.fetch(urls, tmp_path, config).outcomes.values())
+    assert reasons[""] > count / 20
+    assert reasons["bad-http"] > count / 20
+    assert reasons["truncated"] + reasons["disconnect"] > count / 40
+    warcs = list((tmp_path / "warc").iterdir())
+    assert [
+        item for path in warcs for item in read_captures(path) if isinstance(item, Damage)
+    ] == []
