@@ -169,6 +169,7 @@ async def short_once(path: str, reader: asyncio.StreamReader, writer: asyncio.St
 
 async def control(path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Tell what was asked for so far."""
+    await reader.readuntil(b"\r\n\r\n")
     writer.write(answer(json.dumps(hits).encode(), "Content-Type: application/json"))
 
 
