@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import IO
 
 import aiohttp
@@ -77,6 +78,29 @@ class Answer:
             location=self.headers.get("location", "").strip(),
             whole=not self.truncated,
         )
+
+    @property
+    def retry_after(self) -> float:
+        """How many seconds a busy server asks to wait, 0 if it does not say."""
+        text = self.headers.get("retry-after", "").strip() if self.status in (429, 503) else ""
+        if text.isdecimal():
+            return float(text[:9])
+        try:
+            date = parsedate_to_datetime(text)
+            return max(0.0, (date - datetime.now(UTC)).total_seconds())
+        except (TypeError, ValueError, OverflowError):  # none, or without a time zone
+            return 0.0
+
+    @property
+    def is_overload(self) -> bool:
+        """Whether the server as a whole seems to have too much to do."""
+        return self.status in (429, 503) or self.truncated == "time"
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether another time may bring the page."""
+        passing = self.status in (408, 425, 429) or 500 <= self.status < 600
+        return passing or self.truncated in ("time", "disconnect")
 
     def decode(self, limit: int) -> bytes:
         """Return the body without its content encodings.

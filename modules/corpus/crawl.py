@@ -10,11 +10,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from itertools import count
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
+from pydantic import Field
 
 from modules.config import Config
 from modules.corpus.addresses import canonical_url, refusal
@@ -27,14 +27,13 @@ from modules.corpus.warc import Capture
 from modules.corpus.warc_writer import WarcFile
 
 AGENT = "textmill"  # our product token, as robots.txt may name it
-TRANSIENT_STATUS = (408, 425, 429)  # and all 5xx: another day may bring the page
 SITE_IS_DOWN = ("connect", "dns", "timeout", "disconnect")
 
 
 class FetchConfig(Config):
     """Who asks, how politely, and what is taken."""
 
-    contact: str = ""
+    contact: str = Field("", pattern=r"^[!-~]*$")  # it goes into a header
     """A mail or web address where the owners of sites reach you; sent with every request. Must be
     given, unless `network.allow_networks` is (tests on one's own machine)."""
     concurrency: int = 64
@@ -48,9 +47,11 @@ class FetchConfig(Config):
     backoff_seconds: float = 5.0
     """Pause before the first further try; doubles each time, plus up to half of it by chance."""
     max_retry_after: float = 120.0
-    """A server's Retry-After is waited for up to this; a longer one is left for a later run."""
-    host_failures: int = 5
-    """After so many failures in a row a host is left alone for the part (host-down)."""
+    """A server's Retry-After is waited for up to this; with a longer one the host is left alone
+    (host-down) until a later run."""
+    host_failures: int = 10
+    """After so many time-outs, resets or answers of overload in a row a host is left alone for
+    the part (host-down)."""
     part_links: int = 5000
     """Links in one part, the unit of work: a WARC file; a finished part is not done again."""
     pages: PagesConfig = PagesConfig()
@@ -110,23 +111,6 @@ class Site:
     closed_until: float = 0.0  # as its Retry-After asks
     failures: int = 0  # in a row
     waiting: list[tuple[float, int, Visit]] = field(default_factory=list)  # a heap
-
-
-def is_in_trouble(answer: Answer) -> bool:
-    """Tell whether a server shows that it cannot, or will not now, do its work."""
-    status = answer.status
-    return status in TRANSIENT_STATUS or status >= 500 or answer.truncated == "time"
-
-
-def retry_after(answer: Answer) -> float:
-    """Return how many seconds a server asks to wait, 0 if it does not say."""
-    text = answer.headers.get("retry-after", "").strip()
-    if text.isdecimal():
-        return float(text[:9])
-    try:
-        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):  # none, or without a time zone
-        return 0.0
 
 
 def is_allowed_literal(url: str, network: NetworkConfig) -> bool:
@@ -214,18 +198,16 @@ class Crawl:
         try:
             answer = await self._ask(visit, site)
         except Failure as failure:
-            site.failures += failure.reason in SITE_IS_DOWN
+            site.failures += failure.transient and failure.reason in SITE_IS_DOWN
             self._fail(visit, failure)
             return
         visit.seconds -= self._now() - start
         with answer.body:
             visit.capture = answer.capture(self._warc.write(answer))
-            if is_in_trouble(answer):
-                site.failures += 1
-                wait = min(retry_after(answer), self._config.max_retry_after)
-                site.closed_until = self._now() + wait
-            else:
-                site.failures = 0
+            site.closed_until = self._now() + answer.retry_after
+            site.failures = site.failures + 1 if answer.is_overload else 0
+            if answer.retry_after > self._config.max_retry_after:
+                site.failures = self._config.host_failures
             self._judge(visit, answer, visit.capture)
 
     async def _ask(self, visit: Visit, site: Site) -> Answer:
@@ -266,9 +248,8 @@ class Crawl:
         if not reason:
             self._finish(visit, "")
             return
-        transient = is_in_trouble(answer) or answer.truncated == "disconnect"
-        failure = Failure(reason, f"HTTP status {answer.status}", transient=transient)
-        self._fail(visit, failure, wait=retry_after(answer))
+        failure = Failure(reason, f"HTTP status {answer.status}", transient=answer.is_transient)
+        self._fail(visit, failure, wait=answer.retry_after)
 
     def _unreadable(self, answer: Answer) -> str:
         """Return why a whole body is no page, or an empty string."""

@@ -162,7 +162,9 @@ def _pages(outcomes: Path, scratch: Path) -> Iterator[dict[str, Any]]:
         return row["final_url"], *Stored(row["warc"], Capture(**row["capture"])).rank, row["url"]
 
     def pages() -> Iterator[dict[str, Any]]:
-        found = (row for row in read_jsonl(outcomes) if not row["reason"])
+        names = ("url", "final_url", "warc", "capture")
+        rows = read_jsonl(outcomes)
+        found = ({name: row[name] for name in names} for row in rows if not row["reason"])
         for final, rows in groupby(sort_rows(found, scratch, rank), key=lambda r: r["final_url"]):
             group = [
                 Reached(row["url"], final, Stored(row["warc"], Capture(**row["capture"])))

@@ -15,7 +15,9 @@ from modules.corpus.decode import DecodeError
 from modules.corpus.pages import REDIRECTS
 
 AGENT_LINE = re.compile(r"\s*(user-agent|useragent|user agent)\b[\s:]*", re.IGNORECASE)
-CACHED = 10_000  # sites whose rules are kept in memory
+# characters of robots.txt whose rules are kept in memory: about 4,000 sites' (rules take up to
+# forty times their text)
+REMEMBERED = 4 * 2**20
 
 Get = Callable[[str], Awaitable[Answer]]
 
@@ -43,6 +45,7 @@ class Rules:
     reason: str = ""  # why nothing may be fetched now
     detail: str = ""
     delay: float = 0.0  # seconds between requests
+    size: int = 1000  # characters of text, about
 
     def verdict(self, url: str, agent: str) -> str:
         """Return why a page may not be fetched, or an empty string."""
@@ -72,7 +75,8 @@ def parse_rules(text: str, agent: str, config: RobotsConfig) -> Rules:
         other = found and named != "*" and named.replace("*", "") not in (agent, "")
         lines.append("User-agent: another" if other else line)
     parsed = Protego.parse("\n".join(lines))
-    return Rules(parsed, delay=min(parsed.crawl_delay(agent) or 0.0, config.max_crawl_delay))
+    delay = min(parsed.crawl_delay(agent) or 0.0, config.max_crawl_delay)
+    return Rules(parsed, delay=delay, size=1000 + len(text))
 
 
 class Robots:
@@ -81,7 +85,9 @@ class Robots:
     def __init__(self, get: Get, agent: str, config: RobotsConfig) -> None:
         """Use `get` to fetch a robots.txt; `agent` is our product token."""
         self._get, self._agent, self._config = get, agent.lower(), config
-        self._known: OrderedDict[str, asyncio.Task[Rules]] = OrderedDict()
+        self._asked: dict[str, asyncio.Task[Rules]] = {}
+        self._known: OrderedDict[str, Rules] = OrderedDict()
+        self._size = 0
 
     async def rules(self, url: str) -> Rules:
         """Return the rules of a page's site, asking it once."""
@@ -89,12 +95,23 @@ class Robots:
             return EVERYTHING
         parts = urlsplit(url)
         origin = f"{parts.scheme}://{parts.netloc}"
-        if origin not in self._known:
-            self._known[origin] = asyncio.create_task(self._load(origin))
-            if len(self._known) > CACHED:
-                self._known.popitem(last=False)
-        self._known.move_to_end(origin)
-        return await asyncio.shield(self._known[origin])
+        if origin in self._known:
+            self._known.move_to_end(origin)
+            return self._known[origin]
+        if origin not in self._asked:
+            self._asked[origin] = asyncio.create_task(self._learn(origin))
+        return await asyncio.shield(self._asked[origin])
+
+    async def _learn(self, origin: str) -> Rules:
+        """Ask a site and remember its rules, in place of those not needed for longest."""
+        try:
+            rules = self._known[origin] = await self._load(origin)
+        finally:
+            del self._asked[origin]
+        self._size += rules.size
+        while self._size > REMEMBERED and len(self._known) > 1:
+            self._size -= self._known.popitem(last=False)[1].size
+        return rules
 
     async def _load(self, origin: str) -> Rules:
         """Ask a site for its rules within the time there is."""

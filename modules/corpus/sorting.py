@@ -3,7 +3,7 @@
 import heapq
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from modules.files import read_jsonl, write_jsonl
 
 Row = dict[str, Any]
 
-ROWS_IN_MEMORY = 100_000  # about 100 MB of rows with long addresses
+ROWS_IN_MEMORY = 20_000  # about 60 MB of rows with 20 fields
+MAX_RUNS = 256  # files open at once; systems allow 1,024 at least
 
 
 def sort_rows(
@@ -20,6 +21,7 @@ def sort_rows(
     key: Callable[[Row], Any],
     *,
     rows_in_memory: int = ROWS_IN_MEMORY,
+    max_runs: int = MAX_RUNS,
 ) -> Iterator[Row]:
     """Yield rows in the order of a key, equal ones in the order they came; runs lie in `scratch`.
 
@@ -27,8 +29,15 @@ def sort_rows(
     """
     source = iter(rows)
     with tempfile.TemporaryDirectory(dir=scratch, suffix=".tmp") as folder:
+        names = (Path(folder) / f"run-{number:06d}.jsonl.zst" for number in count())
         runs: list[Path] = []
         while len(run := sorted(islice(source, rows_in_memory), key=key)) == rows_in_memory:
-            runs.append(Path(folder) / f"run-{len(runs):06d}.jsonl.zst")
+            runs.append(next(names))
             write_jsonl(runs[-1], run)
+            if len(runs) == max_runs:
+                merged = next(names)
+                write_jsonl(merged, heapq.merge(*map(read_jsonl, runs), key=key))
+                for path in runs:
+                    path.unlink()
+                runs = [merged]
         yield from heapq.merge(*map(read_jsonl, runs), run, key=key)

@@ -42,7 +42,7 @@ localhost localhost. LOCALHOST LocalHost.localdomain ip6-localhost localhost.loc
 [fc00::1] [fec0::1] [ff02::1] 224.0.0.1 255.255.255.255 192.0.0.8
 127。0。0。1 127｡0｡0｡1 127．0．0．1 １２７.0.0.1 ①②⑦.⓪.⓪.① 1②7.0.0.1 ⓛⓞⓒⓐⓛⓗⓞⓢⓣ ｌｏｃａｌｈｏｓｔ
 %31%32%37.0.0.1 %6c%6f%63%61%6c%68%6f%73%74 127.0.0.1%00.evil.example 127.0.0.1%2f.evil.example
-""".split()
+"""
 FORMS = {
     "plain": "http://{host}/{n}",
     "port": "http://{host}:8080/{n}",
@@ -97,7 +97,7 @@ async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
 def tricks() -> list[str]:
     """Return the addresses to try."""
     found = []
-    for n, host in enumerate(SPELLINGS):
+    for n, host in enumerate(SPELLINGS.split()):
         found += [form.format(host=host, n=n) for form in FORMS.values()]
         for name in REDIRECTS:
             to = quote(FORMS[name].format(host=host, n=n), safe="")

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,20 +82,11 @@ def start_alone(urls: list[str], out: Path, config: FetchConfig) -> subprocess.P
     return process
 
 
-@pytest.fixture(scope="session")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
-    """Start the servers."""
-    certificate = tmp_path_factory.mktemp("tls") / "self-signed.pem"
-    made = subprocess.run(
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=zoo.example".split()
-        + ["-keyout", str(certificate), "-out", str(certificate) + ".crt"],
-        capture_output=True,
-    )
-    with certificate.open("ab") as file:
-        file.write(certificate.with_suffix(".pem.crt").read_bytes())
-    assert made.returncode == 0, made.stderr
+@contextmanager
+def running(*arguments: str) -> Iterator[Zoo]:
+    """Start all servers in one process; end them with the block."""
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("servers.py")), str(certificate)],
+        [sys.executable, str(Path(__file__).with_name("servers.py")), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -102,3 +94,18 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
     yield Zoo(json.loads(process.stdout.readline()))
     process.stdin.close()
     process.wait(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
+    """Start the zoo, one of its servers with a certificate that nobody else has signed."""
+    certificate = tmp_path_factory.mktemp("tls") / "self-signed.pem"
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=zoo.example -keyout"
+    made = subprocess.run(
+        [*make.split(), str(certificate), "-out", f"{certificate}.crt"], capture_output=True
+    )
+    assert made.returncode == 0, made.stderr
+    with certificate.open("ab") as file:
+        file.write(certificate.with_suffix(".pem.crt").read_bytes())
+    with running(str(certificate)) as servers:
+        yield servers

@@ -1,7 +1,6 @@
 """The fetch step in a process of its own: to be killed, or to have its memory measured."""
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -17,13 +16,16 @@ async def resolve(host: str) -> list[str]:
 
 
 def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Return the peak of this process; ru_maxrss would hand down that of its parent."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 job = json.loads(sys.stdin.read())
 before, start = peak_mb(), time.monotonic()
 config = FetchConfig.model_validate(job["config"])
 links = ({"url": url} for url in job["urls"])
-fetch_pages(links, Path(job["out"]), config, resolve=resolve)
+counts = fetch_pages(links, Path(job["out"]), config, resolve=resolve)
 done = {"seconds": time.monotonic() - start, "growth_mb": peak_mb() - before}
+done |= {"cpu_seconds": time.process_time(), "pages": counts["pages"]}
 sys.stdout.write(json.dumps(done) + "\n")

@@ -9,6 +9,7 @@ import asyncio
 import gzip
 import json
 import os
+import random
 import resource
 import socket
 import ssl
@@ -24,7 +25,7 @@ import zstandard
 Handler = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 WORDS = "the tin mine was closed in the winter and nobody in the valley spoke of it again "
-BOMB = 100 * 2**20  # bytes, decoded
+BOMB = 40 * 2**20  # bytes, decoded
 OK = b"HTTP/1.1 200 OK\r\n"
 HTML = b"Content-Type: text/html; charset=utf-8\r\n"
 CLOSE = b"Connection: close\r\n\r\n"
@@ -141,6 +142,17 @@ async def mover(path: str, reader: asyncio.StreamReader, writer: asyncio.StreamW
     writer.write(answer(b"gone", f"Location: {path[1:]}", status="302 Found"))
 
 
+async def mutant(path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send a good answer with some bytes changed, the path says which."""
+    rng = random.Random(path)
+    whole = bytearray(rng.choice(GOOD))
+    for _ in range(rng.randrange(1, 6)):
+        at = rng.randrange(min(len(whole), rng.choice((60, 400, 10**6))))
+        piece = rng.choice((b"", b"\x00", b"\r\n", b"\n", b":", b"\xff\xfe", b"9" * 20, b"chunked"))
+        whole[at : at + rng.randrange(3)] = piece
+    writer.write(whole[: rng.choice((len(whole), len(whole), rng.randrange(len(whole))))])
+
+
 async def busy_once(path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     asked[path] = asked.get(path, 0) + 1
     if asked[path] == 1:
@@ -157,6 +169,7 @@ async def short_once(path: str, reader: asyncio.StreamReader, writer: asyncio.St
 
 async def control(path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Tell what was asked for so far."""
+    await reader.readuntil(b"\r\n\r\n")
     writer.write(answer(json.dumps(hits).encode(), "Content-Type: application/json"))
 
 
@@ -175,6 +188,16 @@ def bare_deflate(data: bytes) -> bytes:
 AGENTS = b"".join(b"User-agent: %d\n" % i for i in range(15_000))
 RULES = b"".join(b"Disallow: /%d\n" % i for i in range(15_000))
 WHOLE = answer(page("/whole"))
+GOOD = (
+    WHOLE,
+    answer(gzip.compress(page("/gz")), "Content-Encoding: gzip"),
+    answer(brotli.compress(page("/br")), "Content-Encoding: br"),
+    answer(zstandard.compress(page("/zst")), "Content-Encoding: zstd"),
+    answer(b"", "Location: /elsewhere", status="301 Moved"),
+    OK
+    + HTML
+    + b"Transfer-Encoding: chunked\r\n\r\n5\r\n<p>ab\r\n3;x=y\r\ncde\r\n0\r\nX: y\r\n\r\n",
+)
 
 # name -> handler of a whole request; pages only
 PAGES: dict[str, Handler] = {
@@ -226,6 +249,7 @@ PAGES: dict[str, Handler] = {
     "status-304": fixed(b"HTTP/1.1 304 Not Modified\r\n" + HTML + b"\r\n" + page("/304")),
     "status-999": fixed(answer(b"go away", status="999 Denied")),
     "image": endless(OK + b"Content-Type: image/png\r\n\r\n", b"\x89PNG" * 1000),
+    "mutant": mutant,
     "mover": mover,
     "busy-once": busy_once,
     "busy-for-a-year": fixed(answer(b"", "Retry-After: 31536000", status="503 Busy")),

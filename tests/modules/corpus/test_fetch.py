@@ -2,11 +2,15 @@
 
 import random
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from io import BytesIO
 from itertools import pairwise
 
 import pytest
 from warcio.archiveiterator import ArchiveIterator
 
+from modules.corpus.client import Answer
 from modules.corpus.crawl import FetchConfig
 from modules.corpus.decode import clean_text, decode_text
 from modules.corpus.document import read_documents
@@ -155,6 +159,32 @@ def test_random_robots_never_raise():
         assert rules.verdict("http://h.example/%zz?a=*$", "textmill") in ("", "robots")
 
 
+@pytest.mark.parametrize(
+    ("status", "field", "seconds"),
+    [
+        (429, "", 0),
+        (429, "120", 120),
+        (503, " 7 ", 7),
+        (200, "120", 0),
+        (503, "-5", 0),
+        (503, "soon", 0),
+        (503, "Fri, 31 Dec 1999 23:59:59 GMT", 0),
+        (503, "Fri, 31 Dec 1999 23:59:59", 0),
+        (503, "Fri, 31 Dec 99999 23:59:59 +99999999999999", 0),
+        (503, "9" * 5000, 999999999),
+    ],
+)
+def test_retry_after(status, field, seconds):
+    answer = Answer("u", b"", status, b"", {"retry-after": field}, "", "", BytesIO())
+    assert answer.retry_after == seconds
+
+
+def test_retry_after_a_date():
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    answer = Answer("u", b"", 503, b"", {"retry-after": date}, "", "", BytesIO())
+    assert 58 <= answer.retry_after <= 60
+
+
 def test_a_contact_must_be_given(tmp_path):
     with pytest.raises(ValueError, match="contact"):
         fetch_pages([], tmp_path, FetchConfig())
@@ -171,13 +201,15 @@ def test_the_config_survives_its_json():
 @pytest.mark.parametrize("rows_in_memory", [1, 3, 10, 100])
 def test_sorting_on_disk(tmp_path, rows_in_memory):
     rows = [{"n": n % 7, "i": n} for n in range(10)]
-    found = sort_rows(rows, tmp_path, lambda row: row["n"], rows_in_memory=rows_in_memory)
+    found = sort_rows(
+        rows, tmp_path, lambda row: row["n"], rows_in_memory=rows_in_memory, max_runs=3
+    )
     assert list(found) == sorted(rows, key=lambda row: row["n"])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_run_goes_on_with_the_unfinished_part(zoo, tmp_path):
-    urls = [zoo.url("healthy", f"/{n}", host=f"kill{n % 5}") for n in range(120)]
+    urls = [zoo.url("healthy", f"/{n}", host=f"kill{n % 5}") for n in range(100)]
     config = QUICK.but(part_links=20, per_host_delay_seconds=0.05)
     rng, kills, done = random.Random(1), 0, set()
     out = tmp_path / "out"
