@@ -56,23 +56,31 @@ def read_captures(path: Path) -> Iterator[Capture | Damage]:
         yield Damage(0, "empty")
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        magic = b"\x1f\x8b\x08" if data[:2] == b"\x1f\x8b" else b"WARC/"
+        magic = _magic(data)
         start, seen, last = 0, False, -1
         while 0 <= start < size:
             scan = _Scan(path, data, magic, start)
             for item in scan.run():
                 seen = seen or isinstance(item, Capture)
                 yield item
-            if scan.failure is None:
+            if scan.failure is None and scan.index >= 0:
                 return
-            offset = scan.failure.offset
+            # no record and no error: what looked like a start was none
+            failure = scan.failure or Damage(start, "bad-header")
+            offset = failure.offset
             # a start found after the last good record may be that of the damaged one, or of one
             # behind it whose neighbour has lost its first bytes: so it is tried, once
             start = offset if offset > scan.member else data.find(magic, offset + 1)
             if offset != last:
                 lost = not seen and start < 0
-                yield Damage(offset, "not-a-warc") if lost else scan.failure
+                yield Damage(offset, "not-a-warc") if lost else failure
             last = offset
+
+
+def _magic(data: mmap.mmap) -> bytes:
+    """Return what records of a file start with; its first record may be damaged."""
+    places = {magic: data.find(magic) for magic in (b"\x1f\x8b\x08", b"WARC/")}
+    return min(places, key=lambda magic: places[magic] if places[magic] >= 0 else len(data))
 
 
 class _Scan:
