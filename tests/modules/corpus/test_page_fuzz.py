@@ -16,7 +16,7 @@ from modules.corpus.document import read_documents
 from modules.corpus.extract import ExtractConfig, extract_text
 from modules.corpus.pages import PagesConfig, select_pages
 from modules.corpus.warc import Capture, Damage, read_body, read_captures
-from modules.files import read_jsonl, write_jsonl
+from modules.files import read_jsonl
 from modules.parallel import one_by_one, processes
 
 REASONS = {  # all that may be said of a page that gives no document
@@ -155,7 +155,9 @@ def seeds(web: Path) -> list[bytes]:
 def answer(rng: random.Random, page: bytes) -> tuple[bytes, bytes]:
     """Return header fields and the body as a server may have sent it, rightly or wrongly."""
     charset = rng.choice(["utf-8", "iso-8859-1", "utf-16", "shift_jis", "x-none", "utf-7", "hz"])
-    headers = [rng.choice(["X: y", "Content-Type: text/html", f"Content-Type: ; charset={charset}"])]
+    headers = [
+        rng.choice(["X: y", "Content-Type: text/html", f"Content-Type: ; charset={charset}"])
+    ]
     coding = rng.choice(["", "", "", "gzip", "deflate", "br", "zstd", "gzip, gzip"])
     if coding:
         headers.append(f"Content-Encoding: {coding}")
@@ -250,7 +252,10 @@ def test_bombs_harm_nobody_else(tmp_path, extractor):
     page = b"<p>%s</p>" % WORDS
     urls, data = [], b""
     for name, bomb in BOMBS.items():
-        for url, body in ((f"https://h.example/{name}", bomb), (f"https://h.example/{name}-2", page)):
+        for url, body in (
+            (f"https://h.example/{name}", bomb),
+            (f"https://h.example/{name}-2", page),
+        ):
             urls.append(url)
             data += record(url, body)
     (tmp_path / "a.warc").write_bytes(data)
