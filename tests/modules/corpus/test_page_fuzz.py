@@ -1,7 +1,7 @@
 """Mutated WARC files and pages, and pages made to break parsers: typed outcomes only, none lost.
 
 The quick part mutates 30,000 WARC records and 20,000 pages (about 20 s). `pytest -m slow` on this
-file does 1,000,000 (about 10 minutes) and puts 40 bombs through a pool (about a minute).
+file does 1,000,000 (about 10 minutes) and puts 40 bombs through a pool (some minutes).
 """
 
 import gzip
@@ -247,7 +247,7 @@ BOMBS = {
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("extractor", ["fast", "quality"])
 def test_bombs_harm_nobody_else(tmp_path, extractor):
-    """Takes about 2 minutes each. A pool whose process dies would raise BrokenProcessPool."""
+    """Takes 1 to 4 minutes each. A pool whose process dies would raise BrokenProcessPool."""
     assert len(BOMBS) == 40
     page = b"<p>%s</p>" % WORDS
     urls, data = [], b""
