@@ -5,6 +5,7 @@ the damaged records: reading goes on at the next place where a record starts.
 """
 
 import mmap
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import IO, Any
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
+GZIP = b"\x1f\x8b\x08"  # how a compressed record starts
 MAX_HEADER = 32 * 2**10  # bytes of one WARC or HTTP header
 MAX_VERIFIED = 64 * 2**20  # bytes; the digest of a longer record is not checked, to save memory
 
@@ -64,7 +66,10 @@ def read_captures(path: Path) -> Iterator[Capture | Damage]:
                 seen = seen or isinstance(item, Capture)
                 yield item
             if scan.failure is None and scan.index >= 0:
-                return
+                start = _member_behind(data, scan.member)
+                if start >= 0:  # the reader takes garbage for the end
+                    yield Damage(start, "bad-compression")
+                continue
             # no record and no error: what looked like a start was none
             failure = scan.failure or Damage(start, "bad-header")
             offset = failure.offset
@@ -79,8 +84,20 @@ def read_captures(path: Path) -> Iterator[Capture | Damage]:
 
 def _magic(data: mmap.mmap) -> bytes:
     """Return what records of a file start with; its first record may be damaged."""
-    places = {magic: data.find(magic) for magic in (b"\x1f\x8b\x08", b"WARC/")}
+    places = {magic: data.find(magic) for magic in (GZIP, b"WARC/")}
     return min(places, key=lambda magic: places[magic] if places[magic] >= 0 else len(data))
+
+
+def _member_behind(data: mmap.mmap, member: int) -> int:
+    """Return where a compressed record starts behind a place, or -1."""
+    place = member
+    while (place := data.find(GZIP, place + 1)) >= 0:
+        try:
+            if zlib.decompressobj(31).decompress(data[place : place + 512], 5) == b"WARC/":
+                return place
+        except zlib.error:
+            continue  # three bytes that happen to look like a start
+    return -1
 
 
 class _Scan:
