@@ -20,6 +20,7 @@ BOMS = (
 )
 # charsets whose bytes may be valid UTF-8 although they are not
 NOT_ASCII_BASED = re.compile(r"utf[-_]?(16|32|7)|iso[-_]?2022|hz", re.IGNORECASE)
+WIDE = re.compile(r"utf[-_]?(16|32)", re.IGNORECASE)
 CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
 # control characters but tab and newline, lone surrogates, noncharacters, invisible marks
 UNWANTED = re.compile(
@@ -157,7 +158,9 @@ def declared_charset(data: bytes, content_type: str) -> str:
         head = data[:2048].decode("latin-1")
         match = CHARSET.search(head) or re.search(r"<\?xml[^>]*encoding=[\"']([\w.:-]+)", head)
     name = match.group(1) if match else ""
-    return map_encoding_to_html5(name, fallback_utf8=False) or ""
+    charset = map_encoding_to_html5(name, fallback_utf8=False) or ""
+    # markup is full of zero bytes in these; without, the label is wrong, as HTML5 takes it to be
+    return "" if WIDE.match(charset) and b"\x00" not in data[:2048] else charset
 
 
 def decode_text(data: bytes, content_type: str = "") -> Text:

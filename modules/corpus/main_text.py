@@ -141,9 +141,8 @@ def _is_link_list(element: ElementNode) -> bool:
     return _link_share(element.html) >= LIST_LINK_SHARE
 
 
-def remove_frames(root: ElementNode) -> list[ElementNode]:
+def remove_frames(root: ElementNode, page_words: int) -> list[ElementNode]:
     """Take the page's frame out of a tree; return the lists of links that are left."""
-    page_words = _words(root)
     lists, waiting = [], [root]
     while waiting:
         for child in _children(waiting.pop()):
@@ -157,15 +156,16 @@ def remove_frames(root: ElementNode) -> list[ElementNode]:
     return lists
 
 
-def main_root(tree: HTMLTree) -> ElementNode | None:
-    """Return the element that holds the text: the one <main> or <article>, else the body."""
+def main_root(tree: HTMLTree) -> tuple[ElementNode | None, int]:
+    """Return what holds the text, the one <main> or <article> or else the body, and its words."""
     body = tree.body
     if body is None:
-        return None
+        return None, 0
+    words = _words(body)
     found = body.query_selector_all(MAIN)
-    if len(found) == 1 and _words(found[0]) >= MIN_MAIN_SHARE * _words(body):
-        return found[0]
-    return body
+    if len(found) == 1 and (inside := _words(found[0])) >= MIN_MAIN_SHARE * words:
+        return found[0], inside
+    return body, words
 
 
 def page_date(tree: HTMLTree) -> str:
@@ -190,11 +190,11 @@ def main_text(html: str) -> MainText:
     """Return the main text of a page, its title and its date."""
     tree = HTMLTree.parse(html)
     title = " ".join((tree.title or "").split())
-    root = main_root(tree)
-    if root is None or not (root.text or "").strip():
+    root, words = main_root(tree)
+    if root is None or not words:
         return MainText("", title, "", False)
     date = page_date(tree)
-    lists = remove_frames(root)
+    lists = remove_frames(root, words)
     if root.tag != "body" and tree.body is not None:
         tree.body.replace_children(root)
     whole = root.html if lists else ""

@@ -5,6 +5,7 @@ the damaged records: reading goes on at the next place where a record starts.
 """
 
 import mmap
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import IO, Any
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
+GZIP = b"\x1f\x8b\x08"  # how a compressed record starts
 MAX_HEADER = 32 * 2**10  # bytes of one WARC or HTTP header
 MAX_VERIFIED = 64 * 2**20  # bytes; the digest of a longer record is not checked, to save memory
 
@@ -56,23 +58,46 @@ def read_captures(path: Path) -> Iterator[Capture | Damage]:
         yield Damage(0, "empty")
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        magic = b"\x1f\x8b\x08" if data[:2] == b"\x1f\x8b" else b"WARC/"
+        magic = _magic(data)
         start, seen, last = 0, False, -1
         while 0 <= start < size:
             scan = _Scan(path, data, magic, start)
             for item in scan.run():
                 seen = seen or isinstance(item, Capture)
                 yield item
-            if scan.failure is None:
-                return
-            offset = scan.failure.offset
+            if scan.failure is None and scan.index >= 0:
+                start = _member_behind(data, scan.member)
+                if start >= 0:  # the reader takes garbage for the end
+                    yield Damage(start, "bad-compression")
+                continue
+            # no record and no error: what looked like a start was none
+            failure = scan.failure or Damage(start, "bad-header")
+            offset = failure.offset
             # a start found after the last good record may be that of the damaged one, or of one
             # behind it whose neighbour has lost its first bytes: so it is tried, once
             start = offset if offset > scan.member else data.find(magic, offset + 1)
             if offset != last:
                 lost = not seen and start < 0
-                yield Damage(offset, "not-a-warc") if lost else scan.failure
+                yield Damage(offset, "not-a-warc") if lost else failure
             last = offset
+
+
+def _magic(data: mmap.mmap) -> bytes:
+    """Return what records of a file start with; its first record may be damaged."""
+    places = {magic: data.find(magic) for magic in (GZIP, b"WARC/")}
+    return min(places, key=lambda magic: places[magic] if places[magic] >= 0 else len(data))
+
+
+def _member_behind(data: mmap.mmap, member: int) -> int:
+    """Return where a compressed record starts behind a place, or -1."""
+    place = member
+    while (place := data.find(GZIP, place + 1)) >= 0:
+        try:
+            if zlib.decompressobj(31).decompress(data[place : place + 512], 5) == b"WARC/":
+                return place
+        except zlib.error:
+            continue  # three bytes that happen to look like a start
+    return -1
 
 
 class _Scan:

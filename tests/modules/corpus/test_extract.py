@@ -116,6 +116,25 @@ def test_frames_go_and_prose_stays():
         ("日本".encode("iso2022_jp"), "text/html; charset=iso-2022-jp", "日本", ""),
         ("\ufeffé".encode("utf-16-le"), "text/html; charset=utf-8", "é", "utf-16-le"),
         ("é".encode(), "text/html; charset=x-no-such", "é", "utf-8"),
+        ("\ufeffé".encode(), "text/html; charset=koi8-r", "é", "utf-8"),  # the mark wins
+        ("\ufeffé".encode("utf-16-be"), "", "é", "utf-16-be"),
+        ("привет".encode("koi8-r"), "text/html; charset = 'KOI8-R'", "привет", "koi8-r"),
+        ("“x”".encode("cp1252"), 'text/html; charset="windows-1252"', "“x”", "cp1252"),
+        ("中文".encode("gb18030"), "text/html; charset=gb2312", "中文", ""),
+        ("한국어".encode("cp949"), "text/html; charset=ks_c_5601-1987", "한국어", ""),
+        ("日本語".encode("euc_jp"), "text/html; charset=x-euc-jp", "日本語", ""),
+        ("zażółć".encode("iso8859-2"), "text/html; charset=iso-8859-2", "zażółć", ""),
+        ("שלום".encode("cp1255"), "text/html; charset=windows-1255", "שלום", ""),
+        (
+            "<?xml version='1.0' encoding='iso-8859-5'?><p>да</p>".encode("iso8859-5"),
+            "",
+            "<?xml version='1.0' encoding='iso-8859-5'?><p>да</p>",
+            "",
+        ),
+        ("déjà vu, été, où".encode("latin-1"), "text/html", "déjà vu, été, où", ""),  # sniffed
+        ("<p>déjà".encode(), "text/html; charset=utf-16", "<p>déjà", "utf-8"),  # plainly wrong
+        ("<p>déjà".encode("utf-16-le"), "text/html; charset=utf-16", "<p>déjà", ""),
+        (b"", "text/html", "", "utf-8"),
     ],
 )
 def test_charsets(data, content_type, text, charset):
@@ -129,6 +148,19 @@ def test_bytes_without_a_meaning_are_counted():
     found = decode_text("Ünïcödé ".encode() * 9 + b"\xff\xfe" + "\ufffd".encode(), "charset=utf-8")
     assert found.charset == "utf-8"
     assert found.n_replaced == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "content_type", "n_replaced"),
+    [
+        ("été ".encode() * 9 + b"\xe9", "charset=utf-8", 1),
+        ("日本".encode("shift_jis") * 9 + b"\x81", "charset=shift_jis", 1),
+        ("\ufeffab".encode("utf-16-le") + b"\x00", "", 1),
+        ("\ufffd\ufffd".encode(), "", 0),  # the page's own
+    ],
+)
+def test_replacements_are_counted(data, content_type, n_replaced):
+    assert decode_text(data, content_type).n_replaced == n_replaced
 
 
 HTML = b"<html>" + b"text " * 1000
