@@ -50,8 +50,9 @@ class TokenizerConfig(Config):
     min_frequency: int = Field(default=2, ge=1)
     """A pair seen less often is never merged, so a small corpus may give fewer entries."""
 
-    max_bytes: int | None = Field(default=None, ge=1)
-    """Read at most this much text (documents come in hash order: a prefix is a random sample)."""
+    max_bytes: int | None = Field(default=2_000_000_000, ge=1)
+    """Read at most this much text (documents come in hash order: a prefix is a random sample), as
+    nanochat's speedrun.sh does; every different word of it is kept in memory. None: all of it."""
 
 
 class Tokenizer:

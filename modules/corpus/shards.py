@@ -93,7 +93,7 @@ def _join(
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(
-                SplitWriter(split, out, entries[split], dtype, config.tokens_per_shard)
+                SplitWriter(split, out, entries[split], config.tokens_per_shard)
             )
             for split in SPLITS
         }

@@ -17,21 +17,20 @@ from modules.files import atomic_write, sha256
 
 
 class SplitWriter:
-    """Collect the tokens of one split and write a shard whenever one is full.
+    """Write the tokens of one split through into shards, and where each document lies.
 
-    What is written is recorded in the split's entry of the index; the last shard and the span file
-    when the block ends, so that an error leaves neither.
+    What is whole is recorded in the split's entry of the index: a shard when it is full, the last
+    one and the file of spans when the block ends; an error leaves neither of these two.
     """
 
-    def __init__(
-        self, name: str, out: Path, entry: dict[str, Any], dtype: np.dtype[Any], shard_tokens: int
-    ) -> None:
+    def __init__(self, name: str, out: Path, entry: dict[str, Any], shard_tokens: int) -> None:
         """Go on behind the files that the entry has."""
         self.name, self.out, self.entry = name, out, entry
-        self._dtype, self._shard_tokens = dtype, shard_tokens
-        self._pending: list[np.ndarray] = []
-        self._waiting = 0  # tokens in pending
-        self._stack = ExitStack()
+        self._shard_tokens = shard_tokens
+        self._open = ExitStack()  # the shard that is being written
+        self._shard: IO[bytes] | None = None
+        self._digest, self._written = hashlib.sha256(), 0  # of that shard; tokens in it
+        self._spans_open = ExitStack()
         self._spans: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -43,9 +42,11 @@ class SplitWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None and self._waiting:
-            self._write_shard(np.concatenate(self._pending))
-        self._stack.__exit__(kind, error, trace)
+        if kind is not None:
+            self._open.__exit__(kind, error, trace)
+        elif self._written:
+            self._end_shard()
+        self._spans_open.__exit__(kind, error, trace)
         if kind is None and self._spans is not None:
             path = self._span_path()
             self.entry["spans"].append({"file": path.name, "sha256": sha256(path)})
@@ -64,27 +65,34 @@ class SplitWriter:
         self.entry["tokens"] += len(ids)
         self.entry["documents"] += len(names)
         self.entry["bytes"] += n_bytes
-        self._pending.append(ids)
-        self._waiting += len(ids)
-        if self._waiting >= self._shard_tokens:
-            self._write_full_shards()
+        self._write(ids)
 
-    def _write_full_shards(self) -> None:
-        stream, size = np.concatenate(self._pending), self._shard_tokens
-        whole = len(stream) // size * size
-        for start in range(0, whole, size):
-            self._write_shard(stream[start : start + size])
-        self._pending, self._waiting = [stream[whole:]], len(stream) - whole
+    def _write(self, ids: np.ndarray) -> None:
+        """Write ids into the open shard and, where it is full, into the next ones."""
+        start = 0
+        while start < len(ids):
+            if self._shard is None:
+                self._shard = self._open.enter_context(atomic_write(self._shard_path()))
+            piece = ids[start : start + self._shard_tokens - self._written]
+            self._shard.write(piece.data)
+            self._digest.update(piece.data)
+            self._written += len(piece)
+            start += len(piece)
+            if self._written == self._shard_tokens:
+                self._end_shard()
 
-    def _write_shard(self, ids: np.ndarray) -> None:
-        path = self.out / f"{self.name}-{len(self.entry['shards']):05d}.bin"
-        data = ids.astype(self._dtype, copy=False).data
-        with atomic_write(path) as file:
-            file.write(data)
-        digest = hashlib.sha256(data).hexdigest()
+    def _end_shard(self) -> None:
+        """Give the open shard its name and check that it reads as it was written."""
+        self._open.close()
+        path, digest = self._shard_path(), self._digest.hexdigest()
         if sha256(path) != digest:
             raise OSError(f"{path}: read back differently than written: check the disk")
-        self.entry["shards"].append({"file": path.name, "tokens": len(ids), "sha256": digest})
+        shard = {"file": path.name, "tokens": self._written, "sha256": digest}
+        self.entry["shards"].append(shard)
+        self._shard, self._digest, self._written = None, hashlib.sha256(), 0
+
+    def _shard_path(self) -> Path:
+        return self.out / f"{self.name}-{len(self.entry['shards']):05d}.bin"
 
     def _span_path(self) -> Path:
         return self.out / f"{self.name}-documents-{len(self.entry['spans']):05d}.jsonl.zst"
@@ -92,9 +100,9 @@ class SplitWriter:
     def _span_file(self) -> IO[bytes]:
         """Return the file for spans, opened when there is a first one."""
         if self._spans is None:
-            raw = self._stack.enter_context(atomic_write(self._span_path()))
+            raw = self._spans_open.enter_context(atomic_write(self._span_path()))
             compressor = zstandard.ZstdCompressor(level=6).stream_writer(raw, closefd=False)
-            self._spans = self._stack.enter_context(compressor)
+            self._spans = self._spans_open.enter_context(compressor)
         return self._spans
 
 

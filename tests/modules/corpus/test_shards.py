@@ -1,10 +1,13 @@
 """Token shards: the split rule, the stream against a plain concatenation, damage found by name."""
 
 import json
+import os
 import pickle
+import random
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -359,6 +362,48 @@ def test_a_damaged_document_shard_is_named_before_anything_is_published(made, tm
     path.write_bytes(data)
     write_tokens(tmp_path / "documents", GPT2, tmp_path / "out", config)
     assert same_files(tmp_path / "out", root / "tokens")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_kills_at_random_moments_leave_the_same_files(made, tmp_path):
+    """20 tries on two processes, most ended by SIGKILL, each going on from the last: 1 minute."""
+    root, documents, config, _ = made
+    for number in range(12):
+        part = documents[number * 5 : number * 5 + 5]
+        write_documents(shard_path(tmp_path / "documents", number), part)
+    code = (
+        "import sys; from pathlib import Path; from modules.parallel import processes\n"
+        "from modules.corpus.shards import TokensConfig, write_tokens\n"
+        "if __name__ == '__main__':\n"
+        "    config = TokensConfig.model_validate_json(sys.argv[1])\n"
+        "    with processes(2) as spread:\n"
+        "        write_tokens(*map(Path, sys.argv[2:5]), config, spread=spread)"
+    )
+    (tmp_path / "run.py").write_text(code)
+    arguments = [config.model_dump_json(), tmp_path / "documents", GPT2, tmp_path / "out"]
+    command = [sys.executable, tmp_path / "run.py", *arguments]
+    chance, kills, here = random.Random(3), 0, Path(__file__).parents[3]
+    environment = os.environ | {"PYTHONPATH": str(here)}
+    started = time.perf_counter()
+    subprocess.run(command, check=True, env=environment)
+    usual = time.perf_counter() - started
+    for _ in range(20):
+        if chance.random() < 0.2:
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        run = subprocess.Popen(command, env=environment)
+        try:
+            run.wait(chance.uniform(0.3, 1.1) * usual)
+        except subprocess.TimeoutExpired:
+            run.kill()
+            kills += 1
+        run.wait()
+    assert kills > 5
+    subprocess.run(command, check=True, env=environment)
+    for path in (root / "tokens").glob("*.bin"):
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+    write_tokens(tmp_path / "documents", GPT2, tmp_path / "once", config)
+    assert same_files(tmp_path / "out", tmp_path / "once")
 
 
 # --- growth ---
