@@ -89,7 +89,7 @@ def watch_memory(pid: int, peak: list[float]) -> None:
         except psutil.NoSuchProcess:
             if not psutil.pid_exists(pid):
                 return
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

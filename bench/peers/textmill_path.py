@@ -44,12 +44,8 @@ def main(warcs: Path, out: Path, vocabulary: Path) -> None:
 
     pages = PagesConfig(block_domains=False)
     filters = FilterConfig(min_words=MIN_WORDS, drop_wikipedia=False)
-    workers = {"workers": 1} if "workers" in ExtractConfig.model_fields else {}
     step("pages", lambda: select_pages(warcs, files, warcs, out / "pages", pages))
-    step(
-        "text",
-        lambda: extract_text(out / "pages", warcs, out / "text", ExtractConfig(**workers)),
-    )
+    step("text", lambda: extract_text(out / "pages", warcs, out / "text", ExtractConfig()))
     step("clean", lambda: clean(out / "text", [], out / "documents", CleanConfig(filters=filters)))
     step(
         "tokens",

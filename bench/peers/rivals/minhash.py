@@ -6,15 +6,14 @@ from common import NGRAM, PERMUTATIONS, Prepare, Work, grams, load
 
 
 def with_textmill(folder: Path, vocabulary: Path) -> Work:
-    try:
-        from modules.corpus.shingles import shingles
-        from modules.corpus.sketches import DedupConfig, signatures
-    except ImportError:  # before de-duplication went to disk; to be removed then
-        from modules.corpus.dedup import DedupConfig, shingles, signatures
+    from modules.corpus.shingles import ngrams, word_codes
+    from modules.corpus.sketches import DedupConfig, signatures
 
     texts, config = load(folder, "text"), DedupConfig()
-    shingles(texts[0], NGRAM)
-    return lambda: len(signatures([shingles(text, NGRAM) for text in texts], config))
+    ngrams(texts[0], word_codes(texts[0]), NGRAM)
+    return lambda: len(
+        signatures([ngrams(text, word_codes(text), NGRAM) for text in texts], config)
+    )
 
 
 def with_rensa(folder: Path, vocabulary: Path) -> Work:
