@@ -60,7 +60,7 @@ def test_references_are_written_for_what_is_asked(data, tmp_path):
     assert isinstance(apply(steps, Document("x", passage)), Dropped)
 
 
-def test_copies_of_wikipedia_are_found_by_the_crawls_own_pages(data, tmp_path):
+def test_copies_of_wikipedia_are_found_by_its_own_pages(data, tmp_path):
     """The sample has three of them on another host; no other page shares 8-grams to speak of."""
     truth = {row["url"]: row for row in read_jsonl(data / "web" / "truth.jsonl.zst")}
     documents = [page for page in pages(data) if page.url in truth]
