@@ -239,6 +239,10 @@ def compare_scales(bench: Bench) -> str:
     return table(head, rows)
 
 
+PARTS_HELP = """\
+  path   the whole way from WARC to tokens by textmill, datatrove, and datatrove in its fast mode
+  steps  read, extract, language, minhash, dedup, tokens: each by textmill and the libraries for it
+  scale  the whole way on 1, 4 and 16 times the pages: is time linear, is memory flat?"""
 PARTS = {"path": compare_paths, "steps": compare_steps, "scale": compare_scales}
 
 
@@ -246,18 +250,23 @@ def main() -> None:
     """Read the options, run the parts asked for, print their tables."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.corpus",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog="Example: python -m bench.corpus --data data/web --peers /tmp/peers --quick",
+        description=f"{__doc__}\nparts:\n{PARTS_HELP}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Example: python -m bench.corpus --peers /tmp/peers --quick",
     )
     add = parser.add_argument
-    add("parts", nargs="*", default=list(PARTS), help=f"which of {', '.join(PARTS)} to run")
-    add("--data", type=Path, default=ROOT / "data/web", help="folder with pages-*.warc.gz")
-    add("--peers", type=Path, default=SCRATCH / "peers", help="folder of the peers' environments")
-    add("--work", type=Path, default=SCRATCH / "textmill-bench", help="folder for inputs, outputs")
-    add("--rounds", type=int, default=3, help="how often each is run; medians are printed")
-    add("--core", type=int, default=0, help="the CPU core everything runs on")
-    add("--quick", action="store_true", help=f"{QUICK_PAGES} pages, one round, no scale: a minute")
+    add("parts", nargs="*", default=list(PARTS), help="what to measure (default: all)")
+    add(
+        "--data",
+        type=Path,
+        default=ROOT / "data/web",
+        help="folder with pages-*.warc.gz (data/web)",
+    )
+    add("--peers", type=Path, default=SCRATCH / "peers", help="peers' environments (%(default)s)")
+    add("--work", type=Path, default=SCRATCH / "textmill-bench", help="scratch (%(default)s)")
+    add("--rounds", type=int, default=3, help="turns of each; medians are printed (%(default)s)")
+    add("--core", type=int, default=0, help="the one CPU core all runs on (%(default)s)")
+    add("--quick", action="store_true", help=f"{QUICK_PAGES} pages, one turn, no scale: a minute")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"unknown part {', '.join(unknown)}; there are {', '.join(PARTS)}")

@@ -17,7 +17,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     body = [[_cell(value) for value in row] for row in rows]
     raw = ["" if not body else value for value in (body[0] if body else [""] * len(header))]
     rule = ["---:" if _numeric(value) else "---" for value in raw]
-    lines = ["| " + " | ".join(line) + " |" for line in [list(header), rule, *body]]
+    lines = ["| " + " | ".join(line) + " |" for line in [list(map(literal, header)), rule, *body]]
     return "\n".join(lines)
 
 

@@ -80,6 +80,21 @@ def lineage(
 
 
 @app.command()
+def why(
+    address: Annotated[str, typer.Argument(help="An address, or the id of a document.")],
+    corpus: Annotated[
+        str, typer.Option(help="Which corpus: a name or a fingerprint; default: the newest.")
+    ] = "",
+) -> None:
+    """Tell the story of one address: in which dumps, which page, kept or dropped, and why."""
+    from flows.settings import enter
+    from flows.why import why as story
+
+    # the integrator connects registry/ledger.py here: ledger=lambda url: [line, ...]
+    console.print(story(enter(), address, corpus=corpus, ledger=None))
+
+
+@app.command()
 def checkout(
     reference: Reference,
 ) -> None:

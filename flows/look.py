@@ -11,18 +11,18 @@ from typing import Any
 
 from flows.charts import columns, funnel
 from flows.page import Block, Picture, Quote, Quotes, Shown, as_markdown, write_page
+from flows.spread import spread
 from flows.stage import Stage, show
 from modules.corpus.contents import LookConfig
 from modules.corpus.look import Corpus, Part, look_at
 from modules.files import Progress, write_json
-from modules.parallel import Spread, one_by_one
 from registry import artifacts
 from registry.artifacts import Artifact
 from registry.tables import Kind
 from registry.workspace import Workspace
 
-ROLES = ("documents", "text", "pages", "links")
-"""From tokens down to links: the role of each step's output in the next one."""
+ROLES = ("tokens", "documents", "text", "pages", "links")
+"""From tokens down to links: each was made from the next, as the input of that role."""
 
 # openai/gpt-2, domains.txt: the 15 domains with most documents in WebText, in order
 WEBTEXT = (
@@ -30,31 +30,41 @@ WEBTEXT = (
     *("bbc", "theguardian", "ebay", "pastebin", "cnn", "yahoo", "huffingtonpost"),
 )
 MOST = 500_000  # characters of one Prefect artifact
+MANY = 50_000  # documents
 
 
-def chain_of(workspace: Workspace, tokens: Artifact) -> dict[str, Artifact]:
-    """Return what tokens were made from, by step.
+def chain_of(workspace: Workspace, start: Artifact, role: str = ROLES[0]) -> dict[str, Artifact]:
+    """Return what an artifact (tokens, or what `role` says) was made from, by step.
 
     Raises:
-        ValueError: the tokens were not made by a whole chain.
+        ValueError: it was not made by a whole chain.
     """
-    found = {"tokens": tokens}
-    here = tokens
-    for role in ROLES:
-        if role not in here.inputs:
-            raise ValueError(f"{here.reference} was not made from {role}: there is no chain to see")
-        here = found[role] = artifacts.look_up(workspace, here.inputs[role])
+    found = {role: start}
+    for below in ROLES[ROLES.index(role) + 1 :]:
+        if below not in start.inputs:
+            raise ValueError(f"{start.reference} was not made from {below}: its chain is broken")
+        start = found[below] = artifacts.look_up(workspace, start.inputs[below])
     return found
 
 
-def make_look(at: Stage, name: str, tokens: Artifact, *, spread: Spread = one_by_one) -> Artifact:
+def checked_out(workspace: Workspace, chain: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """Bring the bytes of a chain here, where they are not."""
+    return {
+        role: artifacts.checkout(workspace, artifact.reference, verify=False)
+        for role, artifact in chain.items()
+    }
+
+
+def make_look(at: Stage, name: str, tokens: Artifact) -> Artifact:
     """Look at the corpus that tokens are the end of: look.json, report.md and report.html."""
     chain, config = chain_of(at.workspace, tokens), LookConfig()
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
-        here = {role: artifacts.checkout(at.workspace, x.reference) for role, x in chain.items()}
+        here = checked_out(at.workspace, chain)
         corpus = Corpus(**{role: Part(x.path, x.counts) for role, x in here.items()})
-        look = look_at(corpus, config, spread=spread, progress=progress)
+        large = chain["documents"].counts["kept"] > MANY
+        with spread(0 if large else 1) as over:  # processes take longer to start than a few shards
+            look = look_at(corpus, config, spread=over, progress=progress)
         write_json(out / "look.json", look)
         pages = pages_of(look).values()
         write_page(out, f"Corpus {name}", [block for page in pages for block in page])
@@ -73,12 +83,12 @@ def read_look(look: Artifact) -> dict[str, Any]:
     return found
 
 
-def show_corpus(at: Stage, name: str, tokens: Artifact, *, spread: Spread = one_by_one) -> Artifact:
+def show_corpus(at: Stage, name: str, tokens: Artifact) -> Artifact:
     """Look at a finished corpus and show it in the Prefect UI, one artifact for each page."""
-    made = make_look(at, name, tokens, spread=spread)
+    made = make_look(at, name, tokens)
     for key, blocks in pages_of(read_look(made)).items():
-        page = as_markdown(f"Corpus {name}: {key}", blocks)
-        show(f"corpus-{key}", page[:MOST], f"Corpus {name}: {key}")
+        title = f"Corpus {name}: {key}"
+        show(f"corpus-{key}", as_markdown(title, blocks, at_most=MOST), title)
     return made
 
 
@@ -115,10 +125,11 @@ def funnel_page(look: Mapping[str, Any]) -> list[Block]:
         for step in steps
     ]
     header = ["step", "in", "kept", "joined", "dropped", "rejected", "out in all", "adds up"]
-    added = sum(step["added"] for step in steps)
+    added, carried = sum(step["added"] for step in steps), look["carried"]
     note = (
         "In = kept + joined + dropped + rejected; dropped and rejected rows are counted in the "
-        f"files. {added:,} ready-made texts came in beside the pages."
+        f"files. {added:,} ready-made texts came in beside the pages, {carried:,} documents "
+        "were carried over from an older corpus."
     )
     losses = [
         [step["name"], reason, f"{n:,}", share(n, step["came"]), share(n, step["dropped"])]
@@ -154,9 +165,9 @@ def contents_page(contents: Mapping[str, Any]) -> list[Block]:
     exact = f"may be too low by up to {off:,} documents" if off else "are exact"
     header = ["", "domain", "documents", "share", "MB", "share", "WebText's"]
     note = (
-        f"{contents['domains_seen']:,} registered domains; counts {exact}. Last column: the top 15 "
-        "that GPT-2's authors published (domains.txt), google first with 1,542,261 documents, "
-        "huffingtonpost 15th with 186,668."
+        f"{contents['domains_seen']:,} registered domains and text sets; counts {exact}. "
+        "Last column: the top 15 that GPT-2's authors published (domains.txt), google first with "
+        "1,542,261 documents, huffingtonpost 15th with 186,668."
     )
     lengths = {f"{x['from']:,}": float(x["documents"]) for x in contents["lengths"]}
     return [
@@ -165,6 +176,7 @@ def contents_page(contents: Mapping[str, Any]) -> list[Block]:
         lengths_table(contents),
         counted("Languages", "language", contents["languages"], documents),
         counted("Character sets of the pages", "charset", contents["charsets"], documents),
+        masked_table(contents["masked"]),
     ]
 
 
@@ -193,13 +205,19 @@ def counted(title: str, name: str, counts: Mapping[str, int], whole: int) -> Sho
     return Shown(title, [name, "documents", "share"], rows)
 
 
+def masked_table(masked: Mapping[str, int]) -> Shown:
+    """Show how much personal data was replaced."""
+    rows = [[kind, f"{n:,}"] for kind, n in sorted(masked.items())]
+    return Shown("Personal data masked", ["kind", "places"], rows)
+
+
 def duplicates_page(look: Mapping[str, Any]) -> list[Block]:
     """Show how many groups of duplicates there are, the largest, and pairs to compare."""
     found = look["duplicates"]
     sizes = sorted(((int(size), n) for size, n in found["sizes"].items()), reverse=False)
     rows = [[f"{size:,}", f"{n:,}", f"{n * (size - 1):,}"] for size, n in sizes[:30]]
     pairs = [
-        Quote([title, f"Jaccard {row['jaccard']:.3f}", document["url"], document["title"]], text)
+        Quote([title, f"Jaccard {row['jaccard']}", document["url"], document["title"]], text)
         for reason, samples in look["dropped"]["documents"].items()
         for row in samples
         if "stays" in row
@@ -213,7 +231,8 @@ def duplicates_page(look: Mapping[str, Any]) -> list[Block]:
             "Groups of duplicates",
             ["documents in a group", "groups", "documents dropped"],
             rows,
-            f"{found['duplicates']:,} documents went for {found['clusters']:,} that stay.",
+            f"{found['duplicates']:,} documents went for {found['clusters']:,} that stay, "
+            f"{found['of_older']:,} of them for documents of the older corpus.",
         ),
         Shown(
             "How alike",
@@ -228,7 +247,7 @@ def duplicates_page(look: Mapping[str, Any]) -> list[Block]:
 def _group(group: Mapping[str, Any]) -> Quote:
     """Return one group of duplicates: who stays, and some of those that went."""
     name = group["url"] or group["source"] or group["id"]
-    lines = [f"{row['jaccard']:.3f}  {row['url']}" for row in group["members"]]
+    lines = [f"{row['jaccard']}  {row['url']}" for row in group["members"]]
     left = group["size"] - 1 - len(lines)
     more = [f"and {left:,} more"] if left else []
     about = [f"{group['size']:,} documents", f"stays: {name}", group["title"]]

@@ -116,9 +116,16 @@ class Quotes:
 Block = Shown | Picture | Quotes
 
 
-def as_markdown(title: str, blocks: Sequence[Block]) -> str:
-    """Return a page as Markdown."""
-    return _joined(f"# {literal(title)}", *(block.as_markdown() for block in blocks)) + "\n"
+def as_markdown(title: str, blocks: Sequence[Block], *, at_most: int = 0) -> str:
+    """Return a page as Markdown; with `at_most` characters, the blocks that fit."""
+    parts = [f"# {literal(title)}"]
+    for block in blocks:
+        part = block.as_markdown()
+        if at_most and sum(map(len, parts)) + len(part) > at_most:
+            parts.append("This page is cut here; the whole is in the artifact's report.")
+            break
+        parts.append(part)
+    return _joined(*parts) + "\n"
 
 
 def as_html(title: str, blocks: Sequence[Block]) -> str:

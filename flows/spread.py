@@ -1,4 +1,4 @@
-"""Where the shards of a corpus step are worked on: processes here, or the workers of a Dask cluster.
+"""Where the shards of a corpus step are worked on: processes here, or a Dask cluster.
 
 A flow's task runner decides, and nothing else in the flow changes. Set TEXTMILL_DASK to the
 address of a scheduler, or to `local` for a cluster of this machine's cores. The workers need the
@@ -28,7 +28,7 @@ def task_runner() -> TaskRunner[Any]:
     """
     address = os.environ.get(DASK)
     if not address:
-        return ThreadPoolTaskRunner()  # type: ignore[return-value]  # generic in its result
+        return ThreadPoolTaskRunner()
     os.environ.setdefault(DASK_LOGGING, "warning")
     try:
         from prefect_dask import DaskTaskRunner
@@ -53,9 +53,7 @@ def spread(workers: int) -> Iterator[Spread]:
         yield partial(_on_cluster, runner)
 
 
-def _on_cluster(
-    runner: Any, function: Callable[[Any], Any], items: Iterable[Any]
-) -> Iterator[Any]:
+def _on_cluster(runner: Any, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
     """Submit every item to a Dask runner's cluster; yield results in order."""
     futures = [runner.client.submit(function, item, pure=False) for item in items]
     return (future.result() for future in futures)

@@ -49,6 +49,7 @@ class FastEncoder:
     def __init__(self, tokenizer: Tokenizer, *, fast: bool = True) -> None:
         """Load and check gigatoken for a vocabulary; with fast=False use tiktoken alone."""
         self._tokenizer = tokenizer
+        self._content = _tokenizer_json(tokenizer)
         self._fed = 0  # bytes since the engine was loaded
         self._odd: dict[bytes, list[bytes]] = {}
         self._engine: Any = self._checked_engine() if fast else None
@@ -69,7 +70,7 @@ class FastEncoder:
         """Return gigatoken's ids, loading it anew before its memory of words grows too large."""
         self._fed += len(data)
         if self._fed > CACHE_BYTES:
-            self._engine, self._fed = _load(self._tokenizer), len(data)
+            self._engine, self._fed = _load(self._content), len(data)
         return self._engine.encode(data)
 
     def _is_odd(self, data: bytes) -> bool:
@@ -83,7 +84,7 @@ class FastEncoder:
         """Return gigatoken's encoder of the vocabulary, None where it is not as tiktoken."""
         try:
             self._odd = _odd_prefixes()
-            self._engine = _load(self._tokenizer)
+            self._engine = _load(self._content)
         except ImportError:
             log.info(ABSENT)
             return None
@@ -105,10 +106,8 @@ def _utf8(text: str) -> bytes | None:
         return None
 
 
-def _load(tokenizer: Tokenizer) -> Any:
-    """Load gigatoken for a vocabulary (0.1 s for GPT-2's), end-of-text being ordinary text."""
-    import gigatoken
-
+def _tokenizer_json(tokenizer: Tokenizer) -> str:
+    """Return a vocabulary in the format of `tokenizers`, end-of-text being ordinary text."""
     split = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
     model = {
         "type": "BPE",
@@ -116,7 +115,14 @@ def _load(tokenizer: Tokenizer) -> Any:
         "merges": [f"{a} {b}" for a, b in tokenizer.merges],
     }
     content = {"version": "1.0", "pre_tokenizer": split, "decoder": split, "model": model}
-    return gigatoken.Tokenizer.from_json(json.dumps(content)).backend
+    return json.dumps(content)
+
+
+def _load(content: str) -> Any:
+    """Load gigatoken for a vocabulary (0.1 s for GPT-2's)."""
+    import gigatoken
+
+    return gigatoken.Tokenizer.from_json(content).backend
 
 
 @cache
@@ -127,7 +133,7 @@ def _odd_prefixes() -> dict[bytes, list[bytes]]:
         ValueError: there are too many of them for a difference of Unicode versions.
     """
     tokenizer = Tokenizer(_class_merges())
-    engine = _load(tokenizer)
+    engine = _load(_tokenizer_json(tokenizer))
     characters = (chr(c) for c in CLASSED if not 0xD800 <= c < 0xE000)
     odd = []
     for prefix, block in groupby(characters, lambda c: c.encode()[:2]):

@@ -66,12 +66,22 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write rows as JSON lines atomically, zstd-compressed for .zst; return how many."""
+    return write_lines(path, map(json_line, rows))
+
+
+def json_line(row: dict[str, Any]) -> bytes:
+    """Return a row as one line of a .jsonl file, without its end."""
+    return json.dumps(row, ensure_ascii=False, sort_keys=True).encode()
+
+
+def write_lines(path: Path, lines: Iterable[bytes], level: int = 3) -> int:
+    """Write lines atomically, zstd-compressed for .zst; return how many."""
     n = 0
     with atomic_write(path) as raw:
-        compressor = zstandard.ZstdCompressor(level=6)
+        compressor = zstandard.ZstdCompressor(level=level)
         file = compressor.stream_writer(raw, closefd=False) if path.suffix == ".zst" else raw
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+        for line in lines:
+            file.write(line + b"\n")
             n += 1
         if file is not raw:
             file.close()
@@ -112,12 +122,16 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a .jsonl or .jsonl.zst file undecoded: to look for bytes is quicker."""
+def read_lines(path: Path, block: int = 2**20) -> Iterator[bytes]:
+    """Yield the lines of a .jsonl or .jsonl.zst file undecoded, without their ends."""
+    yield from _lines(path, read_blocks(path, block))
+
+
+def read_blocks(path: Path, block: int = 2**20) -> Iterator[bytes]:
+    """Yield the content of a plain or zstd file in pieces that end anywhere."""
     with path.open("rb") as raw:
-        packed = path.suffix == ".zst"
-        blocks = _unpacked(path, raw) if packed else iter(lambda: raw.read(2**20), b"")
-        yield from _lines(path, blocks)
+        plain = iter(lambda: raw.read(block), b"")
+        yield from _unpacked(path, plain) if path.suffix == ".zst" else plain
 
 
 def _parsed(line: bytes) -> Any:
@@ -128,7 +142,7 @@ def _parsed(line: bytes) -> Any:
         return json.loads(line)
 
 
-def _unpacked(path: Path, raw: IO[bytes]) -> Iterator[bytes]:
+def _unpacked(path: Path, blocks: Iterator[bytes]) -> Iterator[bytes]:
     """Yield the content of a zstd file, frame by frame.
 
     Raises:
@@ -136,7 +150,7 @@ def _unpacked(path: Path, raw: IO[bytes]) -> Iterator[bytes]:
     """
     frame = None
     data = b""
-    while data or (data := raw.read(2**20)):
+    while data or (data := next(blocks, b"")):
         if frame is None:
             frame = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
         try:

@@ -44,7 +44,7 @@ SAMPLE_CORPUS = CorpusConfig(
     warcs=("web/pages-00000.warc.gz", "web/pages-00001.warc.gz"),
     extra=("lm/train.jsonl.zst", "lm/val.jsonl.zst", "lm/test.jsonl.zst"),
     # The sample is judged by its truth file, which knows neither blocklists nor marks nor length.
-    links=LinksConfig(keep_over_18=True, block_domains=False, block_extensions=False),
+    links=LinksConfig(keep_over_18=True, blocklist="none", block_extensions=False),
     clean=CleanConfig(filters=FilterConfig(min_words=20)),
     # A small vocabulary for a small corpus: most of a tiny model would be embeddings otherwise.
     tokenizer=TokenizerConfig(vocab_size=1024),
@@ -192,7 +192,6 @@ TINY = SAMPLE.but(
         name="tiny",
         warcs=("web/pages-00000.warc.gz",),
         extra=("lm/val.jsonl.zst",),
-        extract=ExtractConfig(workers=1),
         tokenizer=TokenizerConfig(vocab_size=512),
     ),
     pretrain=SAMPLE.pretrain.but(

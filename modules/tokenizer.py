@@ -247,7 +247,7 @@ _BYTE_OF = dict(zip(_CHARACTERS, _BYTES, strict=True))
 
 def symbol_bytes(symbol: str) -> bytes:
     """Return the bytes that a symbol of encoder.json stands for."""
-    return bytes(_BYTE_OF[character] for character in symbol)
+    return bytes(map(_BYTE_OF.__getitem__, symbol))
 
 
 def symbols(merges: Iterable[tuple[str, str]]) -> list[str]:

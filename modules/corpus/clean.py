@@ -1,41 +1,43 @@
 """Run the recipe over a directory of documents, then take out duplicates.
 
 `clean` adds ready-made text sets and writes what stays in the order of the ids (hashes, so any
-prefix is a random sample), beside every dropped document's reason.
+prefix is a random sample), beside every dropped document's reason and the sketches by which a
+later run finds duplicates of these documents without reading them again.
+
+With a base, an older result, the new documents are numbered on behind its shards, which stay as
+they are. A run over everything at once would choose otherwise in two cases: of an old and a new
+duplicate the old one stays here, whatever their dates say; and what the older run dropped is gone,
+so a new document like that one only is kept.
 """
 
 import heapq
+import json
 import logging
+import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict
-from functools import partial
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
-from modules.corpus import filters
+import numpy as np
+
 from modules.corpus.dedup import Duplicate, find_duplicates
-from modules.corpus.document import (
-    Document,
-    document_id,
-    read_documents,
-    shard_path,
-    shard_paths,
-    write_documents,
-)
-from modules.corpus.filters import Dropped
-from modules.corpus.partition import Partition
-from modules.corpus.recipe import CleanConfig, FilterConfig, ready_made, webtext
-from modules.files import Progress, read_jsonl, silent, write_jsonl
+from modules.corpus.document import shard_path, shard_paths
+from modules.corpus.filtering import Pile, Unit, dropped_row, filter_unit, read_extra, runs_of
+from modules.corpus.lsh import Part
+from modules.corpus.recipe import CleanConfig, FilterConfig
+from modules.corpus.runs import Row, Run, merge, merged, read_run
+from modules.corpus.sketches import sketch_shard, sketched_by, sketches_path, write_array
+from modules.files import Progress, silent, write_json, write_lines
+from modules.parallel import Spread, one_by_one
 
 log = logging.getLogger(__name__)
 
 WORK = ".work.tmp"  # inside the output while it is made
-EXTRA_COLUMNS = ("id", "source", "text")  # besides: title, split, license
-SPLITS = ("train", "val", "test")
+SKETCHED = "sketches.json"  # what the sketches in a directory follow from
+DROPPED_ROWS = 1_000_000  # in one file
 
 
 def clean(
@@ -43,119 +45,179 @@ def clean(
     extra: list[Path],
     out: Path,
     config: CleanConfig,
+    *,
+    base: Path | None = None,
+    spread: Spread = one_by_one,
     progress: Progress = silent,
 ) -> dict[str, int]:
     """Filter and de-duplicate documents into `out`; return counts, per reason too.
 
-    Writes documents-NNNNN and dropped-00000 (rows id, url, reason, detail; for a duplicate the
-    detail is the id of the one that stays and their Jaccard).
+    Writes documents-NNNNN, sketches-NNNNN and dropped-NNNNN (rows id, url, reason, detail; for a
+    duplicate the detail is the id of the one that stays, their Jaccard, and "older" if it is of
+    the base).
+
+    Args:
+        base: An older result of this function. Its files are carried over unchanged, its documents
+            stay, and new documents that duplicate them go.
 
     Raises:
         ValueError: a file of `extra` lacks a column or names an unknown split, two documents have
             one id, or nothing is left.
     """
-    for old in [*out.glob("documents-*"), *out.glob("dropped-*")]:
-        old.unlink()
-    work = out / WORK
-    shutil.rmtree(work, ignore_errors=True)
-    counts: Counter[str] = Counter()
-    with Partition(work) as partition:
-        _filter(extracted, extra, partition, config.filters, counts, progress)
-    found: dict[str, Duplicate] = {}
-    if config.dedup:
-        found = find_duplicates(partial(partition.documents, "kept"), config.dedup, progress)
-    duplicates = _write_staying(partition, out, found, config.shard_documents, counts)
-    dropped = heapq.merge(partition.rows("dropped"), duplicates, key=itemgetter("id"))
-    write_jsonl(shard_path(out, 0, "dropped"), dropped)
-    shutil.rmtree(work)
-    gone = sum(n for name, n in counts.items() if name.startswith("dropped."))
-    assert counts["read"] == counts["kept"] + gone, counts
+    for path in [*out.glob("documents-*"), *out.glob("dropped-*"), *out.glob("sketches*")]:
+        path.unlink()  # of an interrupted try
+    units = _units(extracted, extra, out / WORK, config)
+    counts, kept, dropped = _filter(units, spread, progress)
+    old = _carry_over(base, out, config, spread) if base else []
+    found: Iterator[tuple[int, Duplicate]] = iter(())
+    if config.dedup or old:
+        parts = [*old, *(Part(run.lines, run.array) for run in kept)]
+        dedup = out / WORK / "dedup"
+        found = find_duplicates(parts, config.dedup, dedup, spread=spread, progress=progress)
+    duplicates = Unit(extracted, False, config, out / WORK, "duplicates")
+    gone = _write_staying(merge(kept), found, out, len(old), duplicates, counts)
+    _write_dropped(heapq.merge(merge(dropped), gone, key=itemgetter(0, 1)), out)
+    write_json(out / SKETCHED, sketched_by(config.dedup))
+    shutil.rmtree(out / WORK)
+    if old:
+        counts["carried"] = sum(len(np.load(part.sketches, mmap_mode="r")) for part in old)
+    total = sum(n for name, n in counts.items() if name.startswith("dropped."))
+    assert counts["read"] == counts["kept"] + total, counts
     log.info("cleaned: %s", dict(counts))
     return dict(counts)
 
 
-def read_extra(path: Path) -> Iterator[Document]:
-    """Yield the rows {id, source, text, title?, split?, license?} of a text set as documents.
-
-    Raises:
-        ValueError: a column is missing or of the wrong type, or the split is unknown.
-    """
-    for number, row in enumerate(read_jsonl(path), 1):
-        bad = [name for name in EXTRA_COLUMNS if not isinstance(row.get(name), str)]
-        if bad:
-            raise ValueError(
-                f"{path}, row {number}: column {bad[0]!r} is missing or no text; "
-                f"needed are {', '.join(EXTRA_COLUMNS)}, there are {', '.join(sorted(row))}"
-            )
-        meta = {name: row[name] for name in ("split", "license") if row.get(name)}
-        if meta.get("split", "train") not in SPLITS:
-            raise ValueError(
-                f"{path}, row {number}: split {meta['split']!r} is none of {', '.join(SPLITS)}"
-            )
-        yield Document(
-            id=document_id(f"{row['source']}:{row['id']}"),
-            text=row["text"],
-            title=str(row.get("title") or ""),
-            source=row["source"],
-            meta=meta | {"source_id": row["id"]},
-        )
+def _units(extracted: Path, extra: list[Path], work: Path, config: CleanConfig) -> list[Unit]:
+    """Return the units of work; those that an interrupted try finished are kept if they apply."""
+    inputs = [(path, False) for path in shard_paths(extracted)] + [(path, True) for path in extra]
+    plan = {
+        "inputs": [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p, _ in inputs],
+        "config": config.model_dump(mode="json"),
+        "sketches": sketched_by(config.dedup),
+    }
+    begun = work / "plan.json"
+    if not begun.exists() or json.loads(begun.read_text()) != plan:
+        shutil.rmtree(work, ignore_errors=True)
+        write_json(begun, plan)
+    return [Unit(path, r, config, work, f"{i:05d}") for i, (path, r) in enumerate(inputs)]
 
 
 def _filter(
-    extracted: Path,
-    extra: list[Path],
-    partition: Partition,
-    config: FilterConfig,
-    counts: Counter[str],
-    progress: Progress,
-) -> None:
-    """Take every document through its steps, into the work files."""
-    inputs = [(shard, read_documents, webtext(config)) for shard in shard_paths(extracted)]
-    inputs += [(path, read_extra, ready_made()) for path in extra]
-    for done, (path, read, steps) in enumerate(inputs):
-        progress(done, len(inputs), f"filtering {path.name}")
-        for document in read(path):
-            counts["read"] += 1
-            result = filters.apply(steps, document)
-            if isinstance(result, Dropped):
-                counts[f"dropped.{result.reason}"] += 1
-                row = _dropped_row(result.document, result.reason, result.detail)
-                partition.write("dropped", row)
-            else:
-                partition.write("kept", asdict(result))
+    units: list[Unit], spread: Spread, progress: Progress
+) -> tuple[Counter[str], list[Run], list[Run]]:
+    """Filter all units; return the counts, and the runs of what stays and of what goes."""
+    counts: Counter[str] = Counter()
+    runs: dict[str, list[Run]] = {"kept": [], "dropped": []}
+    for done, (unit, result) in enumerate(zip(units, spread(filter_unit, units), strict=True), 1):
+        counts.update(result["counts"])
+        for kind, found in runs.items():
+            found += runs_of(unit, kind, result[kind])
+        progress(done, len(units), f"filtered {unit.source.name}")
+    kept, dropped = (merged(found, units[0].work, kind, spread) for kind, found in runs.items())
+    return counts, kept, dropped
+
+
+def _carry_over(base: Path, out: Path, config: CleanConfig, spread: Spread) -> list[Part]:
+    """Bring the files of an older result into `out`; return its documents with their sketches."""
+    out.mkdir(parents=True, exist_ok=True)
+    shards = shard_paths(base)
+    for path in [*shards, *base.glob("dropped-*")]:
+        _link(path, out / path.name)
+    described = base / SKETCHED
+    if described.exists() and json.loads(described.read_text()) == sketched_by(config.dedup):
+        for shard in shards:
+            path = sketches_path(shard)
+            _link(path, out / path.name)
+    else:
+        log.warning("%s: no sketches of these settings; its documents are read again", base)
+        items = [(shard, sketches_path(out / shard.name), config.dedup) for shard in shards]
+        for _ in spread(sketch_shard, items):
+            pass
+    return [Part(out / s.name, sketches_path(out / s.name), old=True) for s in shards]
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        unfinished = target.with_name(f".{target.name}.tmp")
+        shutil.copyfile(source, unfinished)
+        unfinished.replace(target)
 
 
 def _write_staying(
-    partition: Partition,
+    rows: Iterator[Row],
+    found: Iterator[tuple[int, Duplicate]],
     out: Path,
-    found: dict[str, Duplicate],
-    shard_documents: int,
+    number: int,
+    duplicates: Unit,
     counts: Counter[str],
-) -> list[dict[str, Any]]:
-    """Write the documents that stay; return the rows of those that go, in the order of ids."""
-    rows: list[dict[str, Any]] = []
+) -> Iterator[Row]:
+    """Write the documents that stay, in shards from a number on; return rows of those that go."""
+    gone = Pile(duplicates, "dropped")
 
-    def staying() -> Iterator[Document]:
-        for document in partition.documents("kept"):
-            duplicate = found.get(document.id)
-            if duplicate is None:
-                counts["kept"] += 1
-                counts["kept_bytes"] += len(document.text.encode())
-                yield document
-            else:
-                counts[f"dropped.{duplicate.kind}"] += 1
-                detail = f"{duplicate.of} {duplicate.jaccard:.3f}"
-                rows.append(_dropped_row(document, duplicate.kind, detail))
+    def staying() -> Iterator[Row]:
+        following = next(found, None)
+        for row in _each_id_once(rows):
+            if following is None or following[0] != row[0]:
+                yield row
+                continue
+            counts[f"dropped.{following[1].kind}"] += 1
+            gone.add(_gone(row, following[1]), 0)
+            following = next(found, None)
 
-    stream, number = staying(), 0
-    while batch := list(islice(stream, shard_documents)):
-        write_documents(shard_path(out, number), batch)
+    stream = staying()
+    counts["kept"] = counts["kept_bytes"] = 0
+    for shard in range(number, 10**9):
+        batch = list(islice(stream, duplicates.config.shard_documents))
+        if not batch:
+            break
+        path = shard_path(out, shard)
+        sketches = np.array([row for _, _, row in batch])
+        write_array(sketches_path(path), sketches)
+        write_lines(path, (line for _, line, _ in batch))
+        counts["kept"] += len(batch)
+        counts["kept_bytes"] += int(sketches["size"].sum(dtype=np.int64))
+    if not number and not counts["kept"]:
+        raise ValueError(f"no document is left after the filters: {dict(counts)}")
+    gone.write()
+    return chain.from_iterable(map(read_run, runs_of(duplicates, "dropped", gone.runs)))
+
+
+def _each_id_once(rows: Iterable[Row]) -> Iterator[Row]:
+    """Pass documents on.
+
+    Raises:
+        ValueError: two of them have the same id.
+    """
+    last: Row | None = None
+    for row in rows:
+        if last and last[0] == row[0]:
+            both = [json.loads(line) for _, line, _ in (last, row)]
+            names = [d["url"] or f"{d['source']} {d['meta'].get('source_id')}" for d in both]
+            raise ValueError(f"{names[0]} and {names[1]} have the same id {row[0]:016x}: keep one")
+        yield row
+        last = row
+
+
+def _gone(row: Row, duplicate: Duplicate) -> dict[str, str]:
+    """Return what is kept of a duplicate."""
+    likeness = "unverified" if np.isnan(duplicate.jaccard) else f"{duplicate.jaccard:.3f}"
+    detail = f"{duplicate.of} {likeness}" + (" older" if duplicate.older else "")
+    return dropped_row(json.loads(row[1]), duplicate.kind, detail)
+
+
+def _write_dropped(rows: Iterator[Row], out: Path) -> None:
+    """Write the rows about documents that went, behind those of a base."""
+    number = len(list(out.glob("dropped-*.jsonl.zst")))
+    lines = (line for _, line, _ in rows)
+    for first in lines:
+        part = chain([first], islice(lines, DROPPED_ROWS - 1))
+        write_lines(shard_path(out, number, "dropped"), part)
         number += 1
     if not number:
-        raise ValueError(f"no document is left after the filters: {dict(counts)}")
-    return rows
+        write_lines(shard_path(out, 0, "dropped"), [])
 
 
-def _dropped_row(document: Document, reason: str, detail: str) -> dict[str, Any]:
-    """Return what is kept of a document that goes."""
-    return {"id": document.id, "url": document.url, "reason": reason, "detail": detail}
+__all__ = ["CleanConfig", "FilterConfig", "clean", "read_extra"]

@@ -58,6 +58,7 @@ class Contents:
     languages: Counter[str] = field(default_factory=Counter)
     charsets: Counter[str] = field(default_factory=Counter)
     replaced: Counter[str] = field(default_factory=Counter)
+    masked: Counter[str] = field(default_factory=Counter)  # personal data, by kind
     wanted: dict[str, Row] = field(default_factory=dict)
 
     def merge(self, other: "Contents") -> None:
@@ -72,6 +73,7 @@ class Contents:
             (self.languages, other.languages),
             (self.charsets, other.charsets),
             (self.replaced, other.replaced),
+            (self.masked, other.masked),
         ):
             mine.update(its)  # type: ignore[arg-type]
         self.wanted |= other.wanted
@@ -90,6 +92,7 @@ class Contents:
             self.charsets[charset] += 1
         if replaced := document.meta.get("n_replaced"):
             self.replaced.update(documents=1, characters=replaced)
+        self.masked.update(document.meta.get("masked", {}))
 
 
 def no_contents(config: LookConfig) -> Contents:
@@ -167,6 +170,7 @@ def summary(contents: Contents, config: LookConfig) -> dict[str, Any]:
         "languages": dict(contents.languages),
         "charsets": dict(contents.charsets),
         "replaced": dict(contents.replaced),
+        "masked": dict(contents.masked),
         "domains_error": contents.domains.error,
         "domains_seen": len(contents.domains.counts),
         "domains": [

@@ -26,7 +26,10 @@ UNWANTED = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff"
     "\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]"
 )
-LINE_BREAKS = re.compile("\r\n?|[\x85\u2028\u2029]")
+LINE_BREAKS = ("\r\n", "\r", "\x85", "\u2028", "\u2029")
+
+
+MAX_MEMBERS = 100  # of one gzip body; each costs a copy of what follows it
 
 
 class DecodeError(Exception):
@@ -67,7 +70,9 @@ def unchunk(data: bytes) -> bytes:
 def inflate(data: bytes, window: int, limit: int) -> bytes:
     """Undo gzip or zlib compression of all members, at most `limit` + 1 bytes."""
     out = b""
-    while data and len(out) <= limit:
+    for _ in range(MAX_MEMBERS):
+        if not data or len(out) > limit:
+            break
         stream = zlib.decompressobj(window)
         try:
             out += stream.decompress(data, limit + 1 - len(out))
@@ -165,12 +170,13 @@ def decode_text(data: bytes, content_type: str = "") -> Text:
         if data.startswith(bom):
             return _replaced(data[len(bom) :], charset)
     declared = declared_charset(data, content_type)
-    order = [declared, "" if _is_utf8(declared) else "utf-8", detect_encoding(data) or ""]
+    order = [declared, "" if _is_utf8(declared) else "utf-8"]
     if not NOT_ASCII_BASED.search(declared):
         damaged = _replaced(data, "utf-8")
         if damaged.n_replaced == 0 or _is_mostly_utf8(damaged):
             return damaged
-        order = order[:1] + order[2:]
+        order = order[:1]
+    order.append(detect_encoding(data) or "")
     tries: list[Text] = []
     for charset in filter(None, order):
         try:
@@ -198,6 +204,8 @@ def _is_utf8(charset: str) -> bool:
 def _replaced(data: bytes, charset: str) -> Text:
     """Decode with replacements, counted apart from those the page itself holds."""
     text = data.decode(charset, "replace")
+    if "\ufffd" not in text:
+        return Text(text, charset, 0)
     return Text(
         text, charset, text.count("\ufffd") - data.decode(charset, "ignore").count("\ufffd")
     )
@@ -205,6 +213,10 @@ def _replaced(data: bytes, charset: str) -> Text:
 
 def clean_text(text: str) -> str:
     """Take out what is no text, even out line ends and blank lines, compose accents (NFC)."""
-    text = UNWANTED.sub("", LINE_BREAKS.sub("\n", text))
-    text = "\n".join(line.rstrip() for line in text.replace("\u00a0", " ").split("\n"))
-    return unicodedata.normalize("NFC", re.sub(r"\n{3,}", "\n\n", text)).strip()
+    for line_break in LINE_BREAKS:
+        text = text.replace(line_break, "\n")
+    text = UNWANTED.sub("", text).replace("\u00a0", " ")
+    text = "\n".join(map(str.rstrip, text.split("\n")))
+    if "\n\n\n" in text:
+        text = re.sub(r"\n{3,}", "\n\n", text)
+    return unicodedata.normalize("NFC", text).strip()

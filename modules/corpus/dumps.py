@@ -1,7 +1,7 @@
-"""Read link dumps of strangers line by line, in bounded memory, whatever they hold.
+"""Read link dumps of strangers record by record, in bounded memory, whatever they hold.
 
-Pushshift submissions (.zst with a window up to 2^31, .xz, .bz2, .gz), plain JSON lines and CSV
-with the columns url, score, date. The container is told by its first bytes, not by its name.
+JSON lines and CSV, plain or packed (.zst with a window up to 2^31 as Pushshift's, .xz, .bz2,
+.gz), and Parquet. The container is told by its first bytes, not by its name.
 """
 
 import bz2
@@ -9,21 +9,25 @@ import csv
 import gzip
 import io
 import json
+import logging
 import lzma
-import math
 import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+import orjson
 import zstandard
 
-MAX_INTEGER = 2**53  # larger numbers are damage, and not every JSON reader keeps them
+from modules.corpus.parquet import check_columns, read_parquet
+from modules.corpus.submissions import Rejection, Submission, submission
+
+log = logging.getLogger(__name__)
+
 DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError)
-CSV_COLUMNS = ("url", "score", "date")
+PACKED = (".zst", ".xz", ".gz", ".bz2")
 
 
 class ZstdSource(io.RawIOBase):
@@ -102,80 +106,7 @@ def read_lines(stream: IO[bytes], limit: int) -> Iterator[Line]:
         offset += length
 
 
-@dataclass(frozen=True)
-class Submission:
-    """One post of a link, as far as we need it."""
-
-    url: str  # as the dump spells it, HTML entities and all
-    score: int
-    id: str = ""
-    created: int | None = None  # seconds since 1970, UTC
-    subreddit: str = ""
-    is_self: bool = False
-    over_18: bool = False
-
-
 Parser = Callable[[bytes], Submission]
-
-
-def clean_string(value: Any) -> str:
-    """Return a string that UTF-8 can hold, or an empty one for anything else."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
-
-
-def to_integer(value: Any) -> int:
-    """Return a whole number from a number or its spelling, rounded down.
-
-    Raises:
-        ValueError: it is none, or out of all proportion.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"not a number: {str(value)[:40]!r}")
-    number = float(value)
-    if not math.isfinite(number) or abs(number) > MAX_INTEGER:
-        raise ValueError(f"out of range: {str(value)[:40]!r}")
-    return math.floor(number)
-
-
-def to_time(value: Any) -> int | None:
-    """Return seconds since 1970 from a number, its spelling or an ISO date; None if unknown."""
-    try:
-        return to_integer(value)
-    except ValueError:
-        pass  # perhaps a date
-    try:
-        moment = datetime.fromisoformat(value.strip()) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    if moment is None:
-        return None
-    return math.floor((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-
-
-def to_flag(value: Any) -> bool:
-    """Return whether a field says true; older dumps hold strings."""
-    return value is True or (isinstance(value, str) and value.lower() == "true") or value == 1
-
-
-def _submission(row: dict[str, Any]) -> Submission:
-    """Return the submission in a JSON row or CSV row; ValueError names the bad field."""
-    if not isinstance(row.get("url"), str):
-        raise ValueError("no-url")
-    try:
-        score = to_integer(row.get("score"))
-    except ValueError:
-        raise ValueError("no-score" if row.get("score") is None else "bad-score") from None
-    domain = row.get("domain")  # self.SUBREDDIT for self posts, also where is_self is absent
-    return Submission(
-        url=clean_string(row["url"]),
-        score=score,
-        id=clean_string(row.get("id")),
-        created=to_time(row.get("created_utc", row.get("date"))),
-        subreddit=clean_string(row.get("subreddit")),
-        is_self=to_flag(row.get("is_self"))
-        or (isinstance(domain, str) and domain.startswith("self.")),
-        over_18=to_flag(row.get("over_18")),
-    )
 
 
 def parse_json(line: bytes) -> Submission:
@@ -185,14 +116,22 @@ def parse_json(line: bytes) -> Submission:
         ValueError: there is none; the message is the reason.
     """
     try:
-        row = json.loads(line.decode("utf-8").removeprefix("\ufeff"))
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        row = _lenient_json(line)
+    if not isinstance(row, dict):
+        raise ValueError("not-an-object")
+    return submission(row)
+
+
+def _lenient_json(line: bytes) -> Any:
+    """Parse what orjson refuses and dumps hold: a byte order mark, NaN, half of a surrogate."""
+    try:
+        return json.loads(line.decode("utf-8").removeprefix("\ufeff"))
     except UnicodeDecodeError:
         raise ValueError("not-utf8") from None
     except (ValueError, RecursionError):  # a bomb of brackets
         raise ValueError("not-json") from None
-    if not isinstance(row, dict):
-        raise ValueError("not-an-object")
-    return _submission(row)
 
 
 def csv_parser(path: Path, header: bytes) -> Parser:
@@ -202,18 +141,13 @@ def csv_parser(path: Path, header: bytes) -> Parser:
         ValueError: a needed column is missing.
     """
     names = [name.strip().lower() for name in _cells(header.removeprefix(b"\xef\xbb\xbf"))]
-    missing = [name for name in CSV_COLUMNS if name not in names]
-    if missing:
-        raise ValueError(
-            f"{path}: a CSV of links needs the columns {', '.join(CSV_COLUMNS)}; "
-            f"missing: {', '.join(missing)}; found: {', '.join(names)[:200]}"
-        )
+    check_columns(path, "CSV", names)
 
     def parse(line: bytes) -> Submission:
         cells = _cells(line)
         if len(cells) != len(names):
             raise ValueError("wrong-number-of-columns")
-        return _submission(dict(zip(names, cells, strict=True)))
+        return submission(dict(zip(names, cells, strict=True)))
 
     return parse
 
@@ -234,3 +168,51 @@ def is_csv(path: Path, first: bytes) -> bool:
     if ".csv" in [suffix.lower() for suffix in path.suffixes]:
         return True
     return bool(re.match(rb'(\xef\xbb\xbf)?[\w" ]+(,[\w" ]+)+\r?\n?$', first)) and b"url" in first
+
+
+def read_dump(path: Path, max_line_bytes: int) -> Iterator[Submission | Rejection]:
+    """Yield what a dump holds; damage costs the record, or the rest of a broken file.
+
+    Raises:
+        ValueError: a table lacks a column.
+    """
+    with path.open("rb") as file:
+        if file.read(4) == b"PAR1":
+            yield from read_parquet(path, file)
+            return
+        file.seek(0)
+        stream = open_dump(file)
+        if stream is file and path.suffix in PACKED and path.stat().st_size:
+            yield Rejection(0, 0, f"container: not a {path.suffix} file")
+            return
+        yield from _read_stream(path, stream, max_line_bytes)
+
+
+def _read_stream(path: Path, stream: IO[bytes], limit: int) -> Iterator[Submission | Rejection]:
+    """Yield the lines of a decoded dump; the last word is the damage that ends it."""
+    number = offset = 0
+    parse: Parser = parse_json
+    try:
+        for line in read_lines(stream, limit):
+            if number == 0 and is_csv(path, line.data or b""):
+                parse = csv_parser(path, line.data or b"")
+            else:
+                yield _read_line(line, parse)
+            number, offset = line.number, line.offset + len(line.data or b"")
+    except DAMAGE as error:
+        reason = f"container: {error or type(error).__name__}"
+        log.warning("%s: %s after line %d; the rest of it is lost", path, reason, number)
+        yield Rejection(number + 1, offset, reason)
+        return
+    if number == 0:
+        yield Rejection(0, 0, "container: empty")
+
+
+def _read_line(line: Line, parse: Parser) -> Submission | Rejection:
+    """Return the submission on a line, or why there is none."""
+    try:
+        if line.data is None:
+            raise ValueError("line-too-long")
+        return parse(line.data)
+    except ValueError as error:
+        return Rejection(line.number, line.offset, str(error))

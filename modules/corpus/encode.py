@@ -67,7 +67,7 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
 
 def check_ids(ids: np.ndarray, vocab_size: int, document_id: str) -> np.ndarray:
     """Return unsigned ids (tokens,), refusing any outside the vocabulary (it would wrap around)."""
-    if len(ids) and ids.max() >= vocab_size:
+    if len(ids) and np.maximum.reduce(ids) >= vocab_size:
         raise ValueError(
             f"document {document_id}: a token id is outside the vocabulary of {vocab_size}"
         )
@@ -84,16 +84,17 @@ def encode_shard(job: Job) -> Path:
     if job.work.exists():
         return job.work
     trying = job.work.with_suffix(".trying")
-    encoder = _encoder(job.tokenizer, job.tokenizer_sha256, not trying.exists())
+    fast = not trying.exists()
     trying.parent.mkdir(parents=True, exist_ok=True)
     trying.touch()
+    encoder = _encoder(job.tokenizer, job.tokenizer_sha256, fast)
     parts = _encode(job, *encoder)
     dtype = token_dtype(encoder[0].n_vocab)
     with atomic_write(job.work) as file:
         header = {split: part.header() for split, part in parts.items()}
         file.write(json.dumps(header).encode() + b"\n")
         for part in parts.values():
-            file.write(part.joined(dtype).tobytes())
+            file.write(part.joined(dtype).data)
     trying.unlink(missing_ok=True)
     return job.work
 
@@ -108,8 +109,13 @@ def _encode(job: Job, tokenizer: bpe.Tokenizer, encoder: FastEncoder) -> dict[Sp
         part.names.append(document.id)
         part.lengths.append(len(ids) + 1)
         part.ids += [ids, end]
-        part.bytes += len(document.text.encode("utf-8", "replace"))
+        part.bytes += _size(document.text)
     return parts
+
+
+def _size(text: str) -> int:
+    """Return how many bytes of UTF-8 a text has."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 @lru_cache(maxsize=4)

@@ -9,12 +9,16 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from modules.corpus.decode import DecodeError, clean_text, decode_body, decode_text, is_binary
-from modules.corpus.main_text import main_text
-from modules.corpus.warc import read_body
+from modules.corpus.main_text import MainText, main_text
+from modules.corpus.warc import BodyReader
+
+Request = dict[str, Any]  # path, offset, index
+Settings = dict[str, Any]  # of ExtractConfig.settings
 
 OUT_OF_MEMORY = 77  # exit status that extract.py understands
 
@@ -31,11 +35,11 @@ def set_timers(cpu_seconds: float, wall_seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, wall_seconds)
 
 
-def extract_page(request: dict[str, Any]) -> dict[str, Any]:
+def extract_page(request: Request, reader: BodyReader, settings: Settings) -> dict[str, Any]:
     """Return {text, title, date, charset, n_replaced} of a stored page, or {reason, detail}."""
-    limit = request["max_decoded_bytes"]
+    limit = settings["max_decoded_bytes"]
     try:
-        body = read_body(
+        body = reader.read(
             Path(request["path"]),
             offset=request["offset"],
             index=request["index"],
@@ -52,35 +56,56 @@ def extract_page(request: dict[str, Any]) -> dict[str, Any]:
     if is_binary(data):
         return {"reason": "not-html", "detail": "binary data served as a page"}
     decoded = decode_text(data, body.content_type)
-    found = main_text(decoded.text)
+    answer = read_page(decoded.text, settings)
+    if "text" in answer:
+        answer |= {"charset": decoded.charset, "n_replaced": decoded.n_replaced}
+    return answer
+
+
+def read_page(html: str, settings: Settings) -> dict[str, Any]:
+    """Return {text, title, date} of a page, or {reason, detail}."""
+    found = extractor(settings["extractor"])(html)
     text = clean_text(found.text)
     if not text:
         return {"reason": "empty", "detail": ""}
     if found.only_links:
         return {"reason": "only-links", "detail": text[:80]}
-    if len(text.split()) < request["min_words"]:
+    if len(text.split()) < settings["min_words"]:
         return {"reason": "too-short", "detail": text[:80]}
-    return {
-        "text": text,
-        "title": clean_text(found.title),
-        "date": found.date,
-        "charset": decoded.charset,
-        "n_replaced": decoded.n_replaced,
-    }
+    return {"text": text, "title": clean_text(found.title), "date": found.date}
 
 
-def serve(limits: dict[str, Any]) -> None:
+def extractor(name: str) -> Callable[[str], MainText]:
+    """Return the function of an extractor; the one that takes long to import only if wanted."""
+    if name == "fast":
+        return main_text
+    from modules.corpus.quality import quality_text
+
+    return quality_text
+
+
+def answer_line(request: Request, reader: BodyReader, settings: Settings) -> bytes:
+    """Return the answer to a request as a line; a library that raises costs the page only."""
+    try:
+        answer = extract_page(request, reader, settings)
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
+    except Exception as error:  # whatever a parser of a stranger's page may raise
+        answer = {"reason": "extract-crash", "detail": repr(error)[:200]}
+    return json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+def serve(settings: Settings) -> None:
     """Answer requests from standard input until it ends."""
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a library prints must not look like an answer
-    set_limits(limits["memory_bytes"])
+    extractor(settings["extractor"])
+    reader = BodyReader()
+    set_limits(settings["memory_bytes"])
     answers.write(b"ready\n")
     for line in sys.stdin.buffer:
-        set_timers(limits["cpu_seconds"], limits["wall_seconds"])
-        try:
-            answer = json.dumps(extract_page(json.loads(line))).encode() + b"\n"
-        except MemoryError:
-            os._exit(OUT_OF_MEMORY)
+        set_timers(settings["cpu_seconds"], settings["wall_seconds"])
+        answer = answer_line(json.loads(line), reader, settings)
         set_timers(0, 0)
         sent = 0
         while sent < len(answer):

@@ -45,7 +45,13 @@ def drop(predicate: Predicate, **settings: Any) -> Step:
         detail = check(document)
         return document if detail is None else Dropped(document, reason, detail)
 
+    step.__name__ = reason
     return step
+
+
+def reasons(steps: Iterable[Step]) -> list[str]:
+    """Return the reasons for which steps may drop a document, in order."""
+    return [step.__name__ for step in steps if hasattr(step, "__name__")]  # a rewrite has none
 
 
 def rewrite(change: Callable[..., Document], **settings: Any) -> Step:

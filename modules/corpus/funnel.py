@@ -114,7 +114,7 @@ def documents_step(counts: Counts, dropped: Drops, extracted: int) -> Step:
     """Return the way from text to the corpus; what was not extracted is ready-made text."""
     return Step(
         "documents",
-        "documents",
+        "texts",
         counts["read"],
         counts["kept"],
         reasons=dropped.reasons,

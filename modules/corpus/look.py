@@ -65,7 +65,7 @@ def look_at(
     clusters = find_clusters(_dropped_files(corpus.documents), config, spread)
     progress(2, 4, "documents")
     gone = [row for rows in drops["documents"].samples.values() for row in rows.rows]
-    stay = {found[0] for row in gone if (found := survivor(row))}
+    stay = {found.id for row in gone if (found := survivor(row))}
     wanted = frozenset(stay | {cluster["id"] for cluster in clusters["largest"]})
     contents = no_contents(config)
     look = partial(read_contents, config=config, wanted=wanted)
@@ -78,6 +78,7 @@ def look_at(
     )
     return {
         "funnel": [step.as_row() for step in _steps(corpus, drops)],
+        "carried": corpus.documents.counts.get("carried", 0),
         "contents": summary(contents, config),
         "kept": contents.sample.rows,
         "dropped": {name: _samples(drop, texts, contents) for name, drop in drops.items()},
@@ -117,7 +118,8 @@ def _steps(corpus: Corpus, drops: dict[str, Drops]) -> Iterator[Step]:
     yield funnel.text_step(corpus.text.counts, drops["text"])
     extracted = corpus.text.counts["documents"]
     yield funnel.documents_step(corpus.documents.counts, drops["documents"], extracted)
-    yield funnel.tokens_step(corpus.tokens.counts, corpus.documents.counts["kept"])
+    stayed = corpus.documents.counts["kept"] + corpus.documents.counts.get("carried", 0)
+    yield funnel.tokens_step(corpus.tokens.counts, stayed)
 
 
 def _samples(drops: Drops, texts: dict[str, Row], contents: Contents) -> dict[str, list[Row]]:
@@ -133,8 +135,8 @@ def _sample(row: Row, texts: dict[str, Row], contents: Contents) -> Row:
     found: Row = {key: visible(str(value))[:400] for key, value in row.items() if key != "reason"}
     if text := texts.get(str(row.get("id"))):
         found |= {"text": text["text"], "title": text["title"]}
-    if (match := survivor(row)) and match[0] in contents.wanted:
-        found |= {"stays": contents.wanted[match[0]], "jaccard": match[1]}
+    if (match := survivor(row)) and match.id in contents.wanted:
+        found |= {"stays": contents.wanted[match.id], "jaccard": match.jaccard}
     return found
 
 

@@ -7,6 +7,7 @@ processes of extract.py, since a parser may crash on a hostile page.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import ElementNode, HTMLTree
@@ -18,8 +19,8 @@ NEVER_TEXT_ROLES = frozenset(
 )
 # names that page frames carry, as whole parts of a class or id (`docnav`, `page-footer`)
 FRAME_NAME = re.compile(
-    r"(?:^|[-_ ])(?:\w*nav|navbar|navigation|\w*menu|breadcrumbs?|crumbs|footer|\w*header|masthead|"
-    r"banner|copyright|cookies?|consent|pagination|pager|skip|search\w*)(?:$|[-_ ])",
+    r"(?:^|[-_ ])(?:\w*nav|navbar|navigation|\w*menu|breadcrumbs?|crumbs|\w*footer|\w*header|"
+    r"masthead|banner|copyright|cookies?|consent|pagination|pager|skip|search\w*)(?:$|[-_ ])",
     re.IGNORECASE,
 )
 # names that may as well be those of text (a "sidebar" may be a box in a book): only with links
@@ -31,15 +32,22 @@ LINKS_NAME = re.compile(
 SECTIONS = frozenset(("body", "main", "article", "section", "div", "center", "header", "footer"))
 # what is looked into; frames do not start inside a paragraph
 CONTAINERS = SECTIONS | frozenset(("aside", "table", "tbody", "tr", "td"))
+LISTS = frozenset(("ul", "ol", "dl", "table"))
 FRAME_TAGS = frozenset(("header", "footer"))
 MAIN = "main, [role=main], article"
 MIN_MAIN_SHARE = 0.25  # of the page's words; a smaller <main> or <article> is one of many
 MAX_FRAME_WORDS = 60  # a frame element with few words goes, whatever they are
 MAX_FRAME_SHARE = 0.4  # of the page's words; a larger element is the page itself
+MAX_LABEL_WORDS = 15  # of an element named like links that goes although most is no link
 MIN_LINK_SHARE = 0.4  # of an element's letters; above it, an element named like a frame is one
 ONLY_LINKS = 0.97  # of the page's letters; above it, a page without a sentence is a list of links
 MIN_SENTENCE = 8  # words of a line that ends like a sentence
+MIN_LINKS = 3  # a list with fewer links is not one of links
+LIST_LINK_SHARE = 0.8  # of a list's letters
 MAX_NAME = 200  # characters of a class or id that are looked at
+# of HTML that the library has written: attributes in double quotes
+LINK = re.compile(r'<a\b([^>"]*+(?:"[^"]*+"[^>"]*+)*+)>(.*?)</a>', re.DOTALL)
+TAG = re.compile(r'<[a-z/!][^>"]*+(?:"[^"]*+"[^>"]*+)*+>', re.IGNORECASE)
 DATE_FIELDS = (
     'meta[property="article:published_time"]',
     'meta[itemprop="datePublished"]',
@@ -74,24 +82,23 @@ def _children(element: ElementNode) -> Iterator[ElementNode]:
         child = following
 
 
-def _link_share(element: ElementNode) -> float:
-    """Return which part of an element's letters stands in links."""
-    linked, waiting = 0, [element]
-    while waiting:
-        node = waiting.pop()
-        if node.tag == "a" and node.hasattr("href"):
-            linked += _letters(node)
-        else:
-            waiting.extend(_children(node))
-    return linked / max(1, _letters(element))
+def _letters(html: str) -> int:
+    """Count the characters of HTML that are neither tags nor white space."""
+    return len("".join(TAG.sub("", html).split()))
 
 
-def _letters(element: ElementNode) -> int:
-    """Count the characters of an element that are no white space."""
-    return len("".join((element.text or "").split()))
+def _count_links(element: ElementNode) -> int:
+    """Count the links of an element."""
+    return len(element.get_elements_by_tag_name("a"))
 
 
-def _has_sentence(text: str) -> bool:
+def _link_share(html: str) -> float:
+    """Return which part of the letters stands in links, in HTML that the library has written."""
+    links = (text for attributes, text in LINK.findall(html) if " href=" in attributes)
+    return _letters("".join(links)) / max(1, _letters(html))
+
+
+def has_sentence(text: str) -> bool:
     """Tell whether a line of a text reads like a sentence."""
     lines = (line.rstrip() for line in text.split("\n"))
     return any(
@@ -100,31 +107,54 @@ def _has_sentence(text: str) -> bool:
     )
 
 
-def _is_frame(element: ElementNode, page_words: int) -> bool:
+@lru_cache(maxsize=4096)
+def _named(name: str) -> tuple[bool, bool]:
+    """Tell what a class and id say: part of a frame, or something made of links."""
+    return FRAME_NAME.search(name) is not None, LINKS_NAME.search(name) is not None
+
+
+def _is_frame(element: ElementNode, tag: str, page_words: int) -> bool:
     """Tell whether an element is part of the frame around the text."""
-    if element.tag in NEVER_TEXT or element.getattr("role", "") in NEVER_TEXT_ROLES:
+    if tag in NEVER_TEXT or element.getattr("role", "") in NEVER_TEXT_ROLES:
         return True
-    name = f"{(element.class_name or '')[:MAX_NAME]} {(element.id or '')[:MAX_NAME]}"
-    framed = element.tag in FRAME_TAGS or FRAME_NAME.search(name) is not None
-    if not framed and element.tag != "aside" and not LINKS_NAME.search(name):
+    names = element.class_name or "", element.id or ""
+    framed, linked = _named(f"{names[0][:MAX_NAME]} {names[1][:MAX_NAME]}")
+    framed = framed or tag in FRAME_TAGS
+    if not framed and not linked and tag != "aside":
         return False
-    words = _words(element)
+    text = element.text or ""
+    words = len(text.split())
     if words > MAX_FRAME_SHARE * page_words:
         return False
-    is_small = words <= MAX_FRAME_WORDS and element.query_selector("h1") is None  # not the title
-    return (framed and is_small) or _link_share(element) >= MIN_LINK_SHARE
+    if framed and words <= MAX_FRAME_WORDS and element.query_selector("h1") is None:
+        return True  # small, and not the title
+    links = _count_links(element)
+    if links and words <= MAX_LABEL_WORDS and not has_sentence(text):
+        return True  # "Languages: en | fr"
+    return links > 0 and _link_share(element.html) >= MIN_LINK_SHARE
 
 
-def remove_frames(root: ElementNode) -> None:
-    """Take the elements of the page's frame out of a tree, outermost first."""
+def _is_link_list(element: ElementNode) -> bool:
+    """Tell whether an element is a list of links: contents, an index, the way to a page."""
+    if _count_links(element) < MIN_LINKS:
+        return False
+    return _link_share(element.html) >= LIST_LINK_SHARE
+
+
+def remove_frames(root: ElementNode) -> list[ElementNode]:
+    """Take the page's frame out of a tree; return the lists of links that are left."""
     page_words = _words(root)
-    waiting = [root]
+    lists, waiting = [], [root]
     while waiting:
         for child in _children(waiting.pop()):
-            if _is_frame(child, page_words):
+            tag = child.tag or ""
+            if _is_frame(child, tag, page_words):
                 child.decompose()
-            elif child.tag in CONTAINERS:
+            elif tag in LISTS and _is_link_list(child):
+                lists.append(child)
+            elif tag in CONTAINERS:
                 waiting.append(child)
+    return lists
 
 
 def main_root(tree: HTMLTree) -> ElementNode | None:
@@ -151,6 +181,11 @@ def page_date(tree: HTMLTree) -> str:
     return ""
 
 
+def _plain(html: HTMLTree | str) -> str:
+    """Print HTML as text, paragraphs apart."""
+    return extract_plain_text(html, preserve_formatting=True, list_bullets=False, alt_texts=False)
+
+
 def main_text(html: str) -> MainText:
     """Return the main text of a page, its title and its date."""
     tree = HTMLTree.parse(html)
@@ -159,9 +194,15 @@ def main_text(html: str) -> MainText:
     if root is None or not (root.text or "").strip():
         return MainText("", title, "", False)
     date = page_date(tree)
-    remove_frames(root)
-    text = extract_plain_text(
-        root.html, preserve_formatting=True, list_bullets=False, alt_texts=False
-    )
-    only_links = _link_share(root) > ONLY_LINKS and not _has_sentence(text)
-    return MainText(text, title, date, only_links)
+    lists = remove_frames(root)
+    if root.tag != "body" and tree.body is not None:
+        tree.body.replace_children(root)
+    whole = root.html if lists else ""
+    for element in lists:
+        element.decompose()
+    text = _plain(tree)
+    if has_sentence(text):
+        return MainText(text, title, date, False)
+    if lists:  # they are what there is to read
+        text = _plain(whole)
+    return MainText(text, title, date, _link_share(whole or root.html) > ONLY_LINKS)

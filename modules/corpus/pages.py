@@ -1,24 +1,36 @@
 """WARC records to pages: which stored answer belongs to which accepted link."""
 
 import logging
+import shutil
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
 
 from modules.config import Config
-from modules.corpus.addresses import blocked_domains, canonical_url, refusal
-from modules.corpus.rows import RowWriter, remove_stale, row_writer
-from modules.corpus.warc import Capture, Damage, read_captures
+from modules.corpus.addresses import blocked_domains, refusal
+from modules.corpus.captures import (
+    REDIRECTS,
+    Stored,
+    find_captures,
+    list_all,
+    listings,
+    redirect_target,
+    reject_damaged,
+)
+from modules.corpus.rows import remove_stale, row_writer
+from modules.corpus.warc import Capture
 from modules.files import Progress, read_jsonl, silent, write_jsonl
+from modules.parallel import Spread, one_by_one
 
 log = logging.getLogger(__name__)
 
-REDIRECTS = (301, 302, 303, 307, 308)
+DROPPED = "dropped.jsonl.zst"
+# another WARC file, or another day, may have the page
+TRANSIENT = ("no-record", "redirect-no-record", "http-5xx", "http-none", "truncated")
+TRY_LATER = (408, 425, 429)
 
 
 class PagesConfig(Config):
@@ -42,20 +54,6 @@ class PagesConfig(Config):
         return shipped | {domain.lower().strip(".") for domain in self.extra_blocked}
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A capture and the file it lies in."""
-
-    warc: str  # relative to the root
-    capture: Capture
-
-    @property
-    def rank(self) -> tuple[bool, bool, str, str, int, int]:
-        """Sort captures of one address: good answers first, then the earliest."""
-        c = self.capture
-        return c.status != 200, not c.whole, c.date, self.warc, c.offset, c.index
-
-
 def relative_paths(warcs: list[Path], root: Path) -> dict[str, Path]:
     """Return WARC files by their path below the root, in order.
 
@@ -75,58 +73,52 @@ def relative_paths(warcs: list[Path], root: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def index_captures(
-    warcs: dict[str, Path], rejected: RowWriter, counts: Counter[str], progress: Progress
-) -> dict[str, Stored]:
-    """Read all WARC files; return the best capture of each address (about 500 bytes each)."""
-    index: dict[str, Stored] = {}
-    for number, (name, path) in enumerate(warcs.items()):
-        progress(number, len(warcs), name)
-        for item in read_captures(path):
-            counts["records"] += 1
-            reason = item.reason if isinstance(item, Damage) else ""
-            if isinstance(item, Capture):
-                try:
-                    address = canonical_url(item.url)
-                except ValueError as error:
-                    reason = str(error)
-            if reason:
-                rejected.write({"file": name, "offset": item.offset, "reason": reason})
-                counts["rejected"] += 1
-                continue
-            assert isinstance(item, Capture)
-            stored, known = Stored(name, item), index.get(address)
-            if known is None or stored.rank < known.rank:
-                index[address] = stored
-            if known is not None:
-                counts["records_again"] += 1  # another capture of an address
-    return index
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a link."""
+
+    link: str
+    final: str  # where it led to
+    stored: Stored | None  # the last capture on the way
+    reason: str  # why there is no page; empty if there is one
+
+    def row(self) -> dict[str, Any]:
+        """Return what a ledger of addresses keeps."""
+        capture = self.stored.capture if self.stored else None
+        status = capture.status if capture else 0
+        transient = self.reason in TRANSIENT or (self.reason != "" and status in TRY_LATER)
+        place = {"warc": "", "offset": 0, "index": 0}
+        if self.stored and capture and not self.reason:
+            place = {"warc": self.stored.warc, "offset": capture.offset, "index": capture.index}
+        row = {"url": self.link, "final_url": self.final, "reason": self.reason, "status": status}
+        return row | place | {"transient": transient}
 
 
 def follow(
-    url: str, index: dict[str, Stored], config: PagesConfig, blocked: frozenset[str]
-) -> tuple[str, Stored | None, str]:
-    """Follow a link to its page; return (last address, capture or None, reason if refused)."""
-    seen: list[str] = []
+    link: str, index: dict[str, Stored], config: PagesConfig, blocked: frozenset[str]
+) -> Outcome:
+    """Follow a link to its page or to what is in the way."""
+    url, last, seen = link, None, list[str]()
     while True:
         if reason := refusal(url, blocked):
-            return url, None, f"redirect-to-{reason}" if seen else reason
+            return Outcome(link, url, last, f"redirect-to-{reason}" if seen else reason)
         stored = index.get(url)
         if stored is None:
-            return url, None, "redirect-no-record" if seen else "no-record"
+            return Outcome(link, url, last, "redirect-no-record" if seen else "no-record")
         if stored.capture.status not in REDIRECTS:
-            return url, stored, answer_reason(stored.capture, config)
+            return Outcome(link, url, stored, answer_reason(stored.capture, config))
+        last = stored
         seen.append(url)
-        if not stored.capture.location:
-            return url, None, "redirect-no-location"
         try:
-            url = canonical_url(urljoin(url, stored.capture.location))
+            url = redirect_target(url, stored)
         except ValueError as error:
-            return url, None, f"redirect-to-{error}"
+            return Outcome(link, url, last, f"redirect-to-{error}")
+        if not url:
+            return Outcome(link, seen[-1], last, "redirect-no-location")
         if url in seen:
-            return url, None, "redirect-loop"
+            return Outcome(link, url, last, "redirect-loop")
         if len(seen) > config.max_redirects:
-            return url, None, "redirect-limit"
+            return Outcome(link, url, last, "redirect-limit")
 
 
 def answer_reason(capture: Capture, config: PagesConfig) -> str:
@@ -156,7 +148,7 @@ class Reached:
     stored: Stored
 
 
-def _page(group: list[Reached]) -> dict[str, Any]:
+def page_row(group: list[Reached]) -> dict[str, Any]:
     """Make the row of one page from all links that led to it."""
     final, stored = group[0].final, group[0].stored
     links = sorted(reached.link for reached in group)
@@ -172,42 +164,58 @@ def _page(group: list[Reached]) -> dict[str, Any]:
     return row | ({"charset": stored.capture.charset} if stored.capture.charset else {})
 
 
-def _reach(
-    links: Path,
-    index: dict[str, Stored],
-    config: PagesConfig,
-    dropped: RowWriter,
-    counts: Counter[str],
-) -> Iterator[Reached]:
-    """Yield the links that lead to a page, each page's own link first; drop the others."""
-    blocked = config.blocked
-    for row in read_jsonl(links):
-        counts["links"] += 1
-        url = row["url"]
-        final, stored, reason = follow(url, index, config, blocked)
-        if stored is not None and not reason:
-            yield Reached(url, final, stored)
-            continue
-        extra = {"final_url": final} if final != url else {}
-        dropped.write({"url": url, "reason": reason} | extra)
-        counts["dropped"] += 1
-        counts[f"dropped_{reason}"] += 1
+def _write_outcomes(
+    outcomes: Iterator[Outcome], out: Path, counts: Counter[str]
+) -> dict[str, list[Reached]]:
+    """Write what became of every link; return those that led to a page, by its address."""
+    groups: dict[str, list[Reached]] = {}
+    with row_writer(out / "outcomes.jsonl.zst") as all_, row_writer(out / DROPPED) as dropped:
+        for outcome in outcomes:
+            counts["links"] += 1
+            all_.write(outcome.row())
+            if outcome.stored and not outcome.reason:
+                reached = Reached(outcome.link, outcome.final, outcome.stored)
+                groups.setdefault(outcome.final, []).append(reached)
+                continue
+            extra = {"final_url": outcome.final} if outcome.final != outcome.link else {}
+            dropped.write({"url": outcome.link, "reason": outcome.reason} | extra)
+            counts.update(("dropped", f"dropped_{outcome.reason}"))
+    return groups
+
+
+def _addresses(links: Path | Iterable[dict[str, Any]]) -> dict[str, None]:
+    """Return the addresses of links in their order, each once.
+
+    Raises:
+        FileNotFoundError: there is no such file of links.
+    """
+    if isinstance(links, Path):
+        source = links / "links.jsonl.zst" if links.is_dir() else links
+        if not source.is_file():
+            raise FileNotFoundError(f"{source}: no such links file")
+        links = read_jsonl(source)
+    return dict.fromkeys(row["url"] for row in links)
 
 
 def select_pages(
-    links: Path,
+    links: Path | Iterable[dict[str, Any]],
     warcs: list[Path],
     root: Path,
     out: Path,
     config: PagesConfig,
     *,
+    spread: Spread = one_by_one,
     progress: Progress = silent,
 ) -> dict[str, int]:
     """Find the page of each accepted link in WARC files; write pages, dropped and rejected rows.
 
-    Only what a link leads to gets in, by itself or through stored redirects. Every link ends in
-    a page's row (`url` or `redirected_from`) or among the dropped; damaged records are rejected.
-    Rows of pages are in the order of the WARC files, so that reading them is sequential.
+    Only what a link leads to gets in, by itself or through stored redirects. Every link has a row
+    among the outcomes, and ends in a page's row (`url` or `redirected_from`) or among the dropped;
+    damaged records are rejected. Rows of pages are in the order of the WARC files, so that reading
+    them is sequential. Memory grows with the links, not with the WARC files.
+
+    Args:
+        links: The links step's directory, a file of its rows, or rows with a `url` each.
 
     Raises:
         FileNotFoundError: the links or a WARC file are not there.
@@ -216,21 +224,19 @@ def select_pages(
     paths = relative_paths(warcs, root)
     names = ("links", "pages", "merged_links", "dropped", "records", "rejected")
     counts = Counter(dict.fromkeys(names, 0))
-    source = links / "links.jsonl.zst" if links.is_dir() else links
-    if not source.is_file():
-        raise FileNotFoundError(f"{source}: no such links file")
+    urls = _addresses(links)
     remove_stale(out)
-    with ExitStack() as stack:
-        dropped = stack.enter_context(row_writer(out / "dropped.jsonl.zst"))
-        rejected = stack.enter_context(row_writer(out / "rejected.jsonl.zst"))
-        index = index_captures(paths, rejected, counts, progress)
-        groups: dict[str, list[Reached]] = {}
-        for reached in _reach(source, index, config, dropped, counts):
-            groups.setdefault(reached.final, []).append(reached)
-        rows = [_page(group) for group in groups.values()]
-        rows.sort(key=itemgetter("warc", "offset", "index"))
-        counts["pages"] = write_jsonl(out / "pages.jsonl.zst", rows)
-        counts["merged_links"] = sum(len(group) - 1 for group in groups.values())
-    progress(len(paths), len(paths), f"{counts['pages']} pages")
+    lists = listings(paths, out / "captures")
+    list_all(lists, spread, progress)
+    with row_writer(out / "rejected.jsonl.zst") as rejected:
+        reject_damaged(lists, rejected, counts)
+    index = find_captures(lists, urls, config.max_redirects)
+    blocked = config.blocked
+    outcomes = (follow(url, index, config, blocked) for url in urls)
+    groups = _write_outcomes(outcomes, out, counts)
+    rows = sorted(map(page_row, groups.values()), key=itemgetter("warc", "offset", "index"))
+    counts["pages"] = write_jsonl(out / "pages.jsonl.zst", rows)
+    counts["merged_links"] = sum(len(group) - 1 for group in groups.values())
+    shutil.rmtree(out / "captures")
     log.info("%d links lead to %d pages", counts["links"], counts["pages"])
     return dict(counts)

@@ -1,15 +1,17 @@
 """Write rows one at a time to a compressed file that is whole or absent."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 import zstandard
 
 from modules.files import atomic_write
+
+ROW = orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
 
 
 class RowWriter:
@@ -21,7 +23,7 @@ class RowWriter:
 
     def write(self, row: dict[str, Any]) -> None:
         """Add one row, keys sorted so that equal rows are equal bytes."""
-        self._stream.write(json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+        self._stream.write(orjson.dumps(row, option=ROW))
 
 
 @contextmanager

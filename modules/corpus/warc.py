@@ -8,7 +8,7 @@ import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
@@ -165,46 +165,93 @@ def _capture(record: WarcRecord, offset: int, index: int, length: int) -> Captur
     promised = (http.get("Content-Length") or "").strip()
     # where a crawler stored decoded bytes under the old length, the encoding says so
     short = promised.isdecimal() and "Content-Encoding" not in http and length < float(promised)
+    # Common Crawl says what it took a body for where the server did not
+    kind = http.get("Content-Type") or headers.get("WARC-Identified-Payload-Type") or ""
     return Capture(
         url=(headers.get("WARC-Target-URI") or "").strip().removeprefix("<").removesuffix(">"),
         offset=offset,
         index=index,
         date=headers.get("WARC-Date") or "",
         status=http.status_code or 0,
-        content_type=(http.get("Content-Type") or "").partition(";")[0].strip().lower(),
+        content_type=kind.partition(";")[0].strip().lower(),
         charset=record.http_charset or "",
         location=(http.get("Location") or "").strip(),
         whole=not short and "WARC-Truncated" not in headers,
     )
 
 
-def read_body(path: Path, *, offset: int, index: int, limit: int) -> Body:
-    """Read the response at a place that read_captures gave, at most `limit` bytes of its body.
+class BodyReader:
+    """Reads responses by their places; cheapest in the order of the file, which stays open."""
 
-    Raises:
-        FileNotFoundError: the WARC file is gone.
-        ValueError: there is no readable response at this place (any more).
-    """
-    with path.open("rb") as file:
-        file.seek(offset)
-        records = iter(_iterate(file))
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
+        self._at: tuple[Path, int] | None = None
+        self._records: Iterator[WarcRecord] = iter(())
+        self._passed = 0  # records of the member that are behind us
+
+    def read(self, path: Path, *, offset: int, index: int, limit: int) -> Body:
+        """Read the response at a place that read_captures gave, at most `limit` bytes of its body.
+
+        Raises:
+            FileNotFoundError: the WARC file is gone.
+            ValueError: there is no readable response at this place (any more).
+        """
         try:
-            for _ in range(index):
-                next(records)
-            record = next(records)
+            record = self._record(path, offset, index)
             record.parse_http(strict_mode=False, max_header_len=MAX_HEADER)
+            if record.http_headers is None:
+                raise ValueError("not an HTTP response")
+            return _body(record, limit)
+        except FileNotFoundError:
+            raise
         except (StopIteration, OSError, ValueError) as error:
+            self._at = None
             raise ValueError(f"{path}, offset {offset}: no record here ({error})") from None
-        http = record.http_headers
-        if http is None:
-            raise ValueError(f"{path}, offset {offset}: not an HTTP response")
-        parts: list[bytes] = []
-        while limit > 0 and (part := record.reader.read(min(limit, 2**20))):
-            parts.append(part)
-            limit -= len(part)
+
+    def _record(self, path: Path, offset: int, index: int) -> WarcRecord:
+        """Go to a record: on from the last one if it lies behind it in the same member."""
+        if self._at != (path, offset) or index < self._passed:
+            self._open(path).seek(offset)
+            self._records, self._passed, self._at = iter(_iterate(self._file)), 0, (path, offset)
+        while self._passed < index:
+            next(self._records)
+            self._passed += 1
+        self._passed += 1
+        return next(self._records)
+
+    def _open(self, path: Path) -> IO[bytes]:
+        """Return the open file of a path."""
+        if self._file is None or self._file.name != str(path):
+            self.close()
+            self._file = path.open("rb")
+        return self._file
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+        self._file = self._at = None
+
+
+def _body(record: WarcRecord, limit: int) -> Body:
+    """Take the body of a response, at most `limit` bytes, and what its header says of it."""
+    parts: list[bytes] = []
+    while limit > 0 and (part := record.reader.read(min(limit, 2**20))):
+        parts.append(part)
+        limit -= len(part)
+    http = record.http_headers
     return Body(
         content_type=http.get("Content-Type") or "",
         content_encoding=(http.get("Content-Encoding") or "").strip().lower(),
         transfer_encoding=(http.get("Transfer-Encoding") or "").strip().lower(),
         data=b"".join(parts),
     )
+
+
+def read_body(path: Path, *, offset: int, index: int, limit: int) -> Body:
+    """Read one response as BodyReader does."""
+    reader = BodyReader()
+    try:
+        return reader.read(path, offset=offset, index=index, limit=limit)
+    finally:
+        reader.close()

@@ -2,6 +2,7 @@
 
 from alembic import context
 
+from registry import ledger_tables  # noqa: F401 (its tables belong to the metadata)
 from registry.tables import Base
 
 context.configure(

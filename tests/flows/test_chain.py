@@ -58,7 +58,7 @@ def test_a_changed_filter_redoes_only_what_follows(chain, in_project):
         prepare_corpus(changed)
         made = {f"{x.kind}/{x.name}" for x in at.made}
         reused = {f"{x.kind}/{x.name}" for x in at.reused}
-    assert made == {"documents/tiny", "tokenizer/tiny", "tokens/tiny"}
+    assert made == {"documents/tiny", "tokenizer/tiny", "tokens/tiny", "report/tiny-corpus"}
     assert reused == {"links/tiny", "pages/tiny", "documents/tiny-text"}
 
 

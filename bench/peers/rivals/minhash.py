@@ -6,7 +6,11 @@ from common import NGRAM, PERMUTATIONS, Prepare, Work, grams, load
 
 
 def with_textmill(folder: Path, vocabulary: Path) -> Work:
-    from modules.corpus.dedup import DedupConfig, shingles, signatures
+    try:
+        from modules.corpus.shingles import shingles
+        from modules.corpus.sketches import DedupConfig, signatures
+    except ImportError:  # before de-duplication went to disk; to be removed then
+        from modules.corpus.dedup import DedupConfig, shingles, signatures
 
     texts, config = load(folder, "text"), DedupConfig()
     shingles(texts[0], NGRAM)

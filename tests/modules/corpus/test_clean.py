@@ -1,14 +1,21 @@
 """The whole cleaning: nothing lost, each reason counted, the same bytes every time, the truth."""
 
+import contextlib
 import hashlib
 import os
+import random
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
+from modules import files
+from modules.corpus import clean as clean_module
+from modules.corpus import filtering, runs
 from modules.corpus.clean import clean, read_extra
 from modules.corpus.dedup import DedupConfig
 from modules.corpus.document import (
@@ -18,9 +25,11 @@ from modules.corpus.document import (
     shard_path,
     write_documents,
 )
-from modules.corpus.partition import Partition
 from modules.corpus.recipe import CleanConfig, FilterConfig
+from modules.corpus.shingles import jaccard, shingles
+from modules.corpus.sketches import sketch
 from modules.files import read_jsonl, write_jsonl
+from modules.parallel import processes
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT / "data"
@@ -145,7 +154,12 @@ def test_the_result_depends_on_neither_order_nor_leftovers(extracted, extra, tmp
     write_documents(shard_path(second, 7), web())
     clean(again, [extra], second, CONFIG)
     assert digests(first) == digests(second)
-    assert sorted(digests(first)) == ["documents-00000.jsonl.zst", "dropped-00000.jsonl.zst"]
+    assert sorted(digests(first)) == [
+        "documents-00000.jsonl.zst",
+        "dropped-00000.jsonl.zst",
+        "sketches-00000.npy",
+        "sketches.json",
+    ]
 
 
 def test_the_result_does_not_depend_on_the_hash_seed(extracted, extra, tmp_path):
@@ -162,6 +176,156 @@ def test_the_result_does_not_depend_on_the_hash_seed(extracted, extra, tmp_path)
             env=os.environ | {"PYTHONHASHSEED": seed, "TZ": f"UTC{seed}", "LANG": "C"},
         )
     assert digests(tmp_path / "1") == digests(tmp_path / "2")
+
+
+# --- in pieces, in processes, again ---
+
+
+def many(count: int, first: int = 0) -> list[Document]:
+    """Pages of all kinds: copies, near copies, pages that go for another reason."""
+    documents = []
+    for i in range(first, first + count):
+        words = random.Random(i if i % 5 else i // 10).choices(TEXT.split(), k=60)
+        text = " ".join(words) + (f" The end, {i}." if i % 2 else "")
+        text = GERMAN + str(i) if i % 11 == 0 else text
+        documents.append(page(f"https://a.example/{i}", text, date=f"2018-01-{i % 28 + 1:02}"))
+    return documents
+
+
+@pytest.fixture
+def shards(tmp_path):
+    documents = many(120)
+    for number in range(6):
+        write_documents(shard_path(tmp_path / "many", number), documents[number::6])
+    return tmp_path / "many"
+
+
+def test_other_processes_small_runs_and_merges_change_nothing(shards, extra, tmp_path, monkeypatch):
+    config = CONFIG.but(shard_documents=20)
+    expected = clean(shards, [extra], tmp_path / "first", config)
+    with processes(2) as spread:
+        counts = clean(shards, [extra], tmp_path / "second", config, spread=spread)
+    assert counts == expected and expected["dropped.near_duplicate"] > 5
+    assert digests(tmp_path / "second") == digests(tmp_path / "first")
+    monkeypatch.setattr(filtering, "RUN_ROWS", 3)
+    monkeypatch.setattr(runs, "FAN_IN", 2)
+    monkeypatch.setattr(runs, "ROWS", 2)
+    assert clean(shards, [extra], tmp_path / "third", config) == expected
+    assert digests(tmp_path / "third") == digests(tmp_path / "first")
+
+
+def test_a_kill_at_any_write_costs_nothing(shards, extra, tmp_path, monkeypatch):
+    """Stop before the n-th file becomes whole, for every n, and start again."""
+    monkeypatch.setattr(files, "fsync_directory", lambda path: None)
+    expected = clean(shards, [extra], tmp_path / "first", CONFIG)
+    out, replace, left = tmp_path / "out", Path.replace, 0
+
+    def replace_or_die(self, target):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace_or_die)
+    tries = 0
+    while True:
+        tries, left = tries + 1, tries
+        with contextlib.suppress(KeyboardInterrupt):
+            counts = clean(shards, [extra], out, CONFIG)
+            break
+    assert tries > 10
+    assert counts == expected
+    assert digests(out) == digests(tmp_path / "first")
+
+
+def test_finished_units_are_not_done_again_unless_the_plan_is_another(
+    shards, tmp_path, monkeypatch
+):
+    def interrupted(*args, **rest):
+        raise KeyboardInterrupt
+
+    sketched = []
+    monkeypatch.setattr(clean_module, "find_duplicates", interrupted)
+    monkeypatch.setattr(filtering, "sketch", lambda *a: sketched.append(a) or sketch(*a))
+    for config, expected in [(CONFIG, 6), (CONFIG, 6), (CONFIG.but(shard_documents=9), 12)]:
+        with pytest.raises(KeyboardInterrupt):
+            clean(shards, [], tmp_path / "out", config)
+        assert len(sketched) == expected
+
+
+# --- on top of an older corpus ---
+
+
+def test_new_documents_join_an_older_corpus(tmp_path):
+    config = CONFIG.but(shard_documents=20)
+    documents = many(150)
+    write_documents(shard_path(tmp_path / "june", 0), documents[:70])
+    write_documents(shard_path(tmp_path / "july", 0), documents[60:])  # ten are there already
+    old, new = tmp_path / "old", tmp_path / "new"
+    clean(tmp_path / "june", [], old, config)
+    before = digests(old)
+    counts = clean(tmp_path / "july", [], new, config, base=old)
+    assert digests(old) == before
+    after = digests(new)
+    carried = {name for name in before if name != "sketches.json"}
+    assert {name: after[name] for name in carried} == {name: before[name] for name in carried}
+    assert (new / "documents-00000.jsonl.zst").samefile(old / "documents-00000.jsonl.zst")
+    kept = list(read_documents(new))
+    assert len({d.id for d in kept}) == len(kept) == counts["carried"] + counts["kept"]
+    rows = [row for p in sorted(new.glob("dropped-*")) for row in read_jsonl(p)]
+    assert {r["id"] for r in rows} | {d.id for d in kept} == {d.id for d in documents}
+    older = [row for row in rows if row["detail"].endswith(" older")]
+    ids = {d.id for d in read_documents(old)}
+    assert {row["reason"] for row in older} == {"already_kept", "exact_duplicate", "near_duplicate"}
+    assert all(row["detail"].split()[0] in ids for row in older)
+    sets = [shingles(d.text, 5) for d in kept]
+    assert all(jaccard(a, b) < 0.7 for a, b in combinations(sets, 2))
+
+
+def test_a_night_without_news_adds_nothing(shards, tmp_path):
+    clean(shards, [], tmp_path / "old", CONFIG)
+    counts = clean(shards, [], tmp_path / "new", CONFIG, base=tmp_path / "old")
+    assert counts["kept"] == 0 and counts["dropped.already_kept"] == counts["carried"] > 0
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [
+        "documents-00000.jsonl.zst",
+        "dropped-00000.jsonl.zst",
+        "dropped-00001.jsonl.zst",
+        "sketches-00000.npy",
+        "sketches.json",
+    ]
+
+
+@pytest.mark.parametrize("lost", ["sketches.json", "settings", "all"])
+def test_an_older_corpus_without_fitting_sketches_is_sketched_again(lost, shards, tmp_path):
+    write_documents(shard_path(tmp_path / "text", 0), many(60, first=100))
+    clean(shards, [], tmp_path / "old", CONFIG)
+    expected = clean(tmp_path / "text", [], tmp_path / "a", CONFIG, base=tmp_path / "old")
+    if lost == "settings":
+        shutil.rmtree(tmp_path / "old")
+        clean(shards, [], tmp_path / "old", CONFIG)
+        (tmp_path / "old" / "sketches.json").write_text('{"version": 0}')
+    for path in (tmp_path / "old").glob(lost if lost == "sketches.json" else "sketches*"):
+        path.unlink()
+    assert clean(tmp_path / "text", [], tmp_path / "b", CONFIG, base=tmp_path / "old") == expected
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_three_nights_are_the_same_as_often_as_they_are_run(tmp_path):
+    documents = many(150)
+    for night in range(3):
+        write_documents(shard_path(tmp_path / f"text{night}", 0), documents[night::3])
+    results = []
+    for again in "ab":
+        base = None
+        for night in range(3):
+            out = tmp_path / f"{again}{night}"
+            clean(tmp_path / f"text{night}", [], out, CONFIG, base=base)
+            base = out
+        results.append(digests(out))
+    assert results[0] == results[1]
+    kept = [d.text for d in read_documents(out)]
+    assert len({text.lower() for text in kept}) == len(kept)
 
 
 # --- refusals ---
@@ -198,9 +362,11 @@ def test_no_extracted_text_is_an_error(tmp_path):
         clean(tmp_path, [], tmp_path / "out", CONFIG)
 
 
-def test_a_foreign_id_is_refused(tmp_path):
-    with Partition(tmp_path / "work") as partition, pytest.raises(ValueError, match="16 hex"):
-        partition.write("kept", {"id": "../../x"})
+@pytest.mark.parametrize("name", ["../../x", "", "0123456789ABCDEF"])
+def test_a_foreign_id_is_refused(name, tmp_path):
+    write_documents(shard_path(tmp_path / "text", 0), [Document(name, TEXT)])
+    with pytest.raises(ValueError, match="16 hex"):
+        clean(tmp_path / "text", [], tmp_path / "out", CONFIG)
 
 
 def test_the_config_refuses_misspelt_fields_and_goes_through_json():

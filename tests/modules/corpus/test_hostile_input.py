@@ -22,7 +22,7 @@ def run(folder: Path, urls: set[str], warcs: list[Path], root: Path):
     text.mkdir()
     write_jsonl(folder / "links.jsonl.zst", ({"url": url} for url in sorted(urls)))
     selected = select_pages(folder / "links.jsonl.zst", warcs, root, pages, PagesConfig())
-    extracted = extract_text(pages, root, text, ExtractConfig(workers=2, shard_pages=20))
+    extracted = extract_text(pages, root, text, ExtractConfig(shard_pages=20))
     documents = {document.url: document for document in read_documents(text)}
     dropped = [pages / "dropped.jsonl.zst", *sorted(text.glob("dropped-*"))]
     reasons = {row["url"]: row["reason"] for path in dropped for row in read_jsonl(path)}

@@ -18,7 +18,7 @@ from modules.corpus.links import LinksConfig, collect_links
 from modules.files import read_jsonl
 
 DUMPS = ("RS_2018-09.xz", "RS_2018-11.zst", "RS_2018-12.zst")
-EVERYTHING = LinksConfig(keep_over_18=True, block_domains=False, block_extensions=False)
+EVERYTHING = LinksConfig(keep_over_18=True, blocklist="none", block_extensions=False)
 
 
 def collect(out: Path, *dumps: Path, config: LinksConfig = LinksConfig()):  # noqa: B008 (frozen)

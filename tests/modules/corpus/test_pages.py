@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from modules.corpus.captures import find_captures, list_all, list_captures, listings
 from modules.corpus.links import LinksConfig, collect_links
 from modules.corpus.pages import PagesConfig, select_pages
 from modules.corpus.warc import Capture, Damage, read_body, read_captures
-from modules.files import read_jsonl, write_jsonl
+from modules.files import read_jsonl, silent, write_jsonl
+from modules.parallel import one_by_one, processes
 
 DUMPS = ("RS_2018-09.xz", "RS_2018-11.zst", "RS_2018-12.zst")
 WARCS = ("pages-00000.warc.gz", "pages-00001.warc.gz")
@@ -59,7 +61,7 @@ def run(folder: Path, warcs, root: Path, config=PagesConfig()):  # noqa: B008 (f
 def test_pages_are_exactly_those_of_the_truth(data, tmp_path, request, larger):
     web = (request.getfixturevalue("shared_data") if larger else data) / "web"
     truth = {row["url"]: row for row in read_jsonl(web / "truth.jsonl.zst")}
-    everything = LinksConfig(keep_over_18=True, block_domains=False, block_extensions=False)
+    everything = LinksConfig(keep_over_18=True, blocklist="none", block_extensions=False)
     collect_links([web / name for name in DUMPS], tmp_path, everything)
     _, pages, dropped, rejected = run(tmp_path, sorted(web.glob("pages-*.warc.gz")), web)
     want = {
@@ -172,6 +174,119 @@ def test_the_first_good_capture_counts(tmp_path):
         record(url, date="2019-02-01T00:00:00Z"),
     )
     assert pages[url]["date"] == "2019-02-01T00:00:00Z"
+
+
+def outcomes(folder: Path):
+    """Return the outcome of every link by its last part."""
+    rows = read_jsonl(folder / "out" / "outcomes.jsonl.zst")
+    return {row["url"].rpartition("/")[2]: row for row in rows}
+
+
+def test_every_link_has_an_outcome_for_the_ledger(tmp_path):
+    h = "https://h.example"
+    names = ("page", "moved", "gone", "busy", "slow", "none", "lost", "loop")
+    counts, pages, _, _ = select(
+        tmp_path,
+        [f"{h}/{name}" for name in names],
+        record(f"{h}/page"),
+        moved(f"{h}/moved", "/page"),
+        record(f"{h}/gone", status="404 Not Found"),
+        record(f"{h}/busy", status="503 Busy"),
+        record(f"{h}/slow", status="429 Too Many Requests"),
+        moved(f"{h}/lost", "/nowhere"),
+        moved(f"{h}/loop", "/loop"),
+    )
+    found = outcomes(tmp_path)
+    assert len(found) == counts["links"] == len(names)
+    for name, reason, status, transient in [
+        ("page", "", 200, False),
+        ("moved", "", 200, False),
+        ("gone", "http-404", 404, False),
+        ("busy", "http-5xx", 503, True),
+        ("slow", "http-4xx", 429, True),
+        ("none", "no-record", 0, True),
+        ("lost", "redirect-no-record", 301, True),
+        ("loop", "redirect-loop", 301, False),
+    ]:
+        row = found[name]
+        assert (row["reason"], row["status"], row["transient"]) == (reason, status, transient), name
+        place = [pages[f"{h}/page"][key] for key in ("warc", "offset", "index")]
+        assert [row["warc"], row["offset"], row["index"]] == (["", 0, 0] if reason else place)
+    assert found["moved"]["final_url"] == f"{h}/page"
+
+
+def test_links_may_be_rows_and_only_what_they_lead_to_is_held(tmp_path):
+    """A redirect's target may lie in a file before it."""
+    h = "https://h.example"
+    (tmp_path / "a.warc").write_bytes(b"".join(record(f"{h}/{i}") for i in range(50)))
+    (tmp_path / "b.warc").write_bytes(moved(f"{h}/x", "/y") + moved(f"{h}/y", "/7"))
+    warcs = [tmp_path / "a.warc", tmp_path / "b.warc"]
+    lists = listings({path.name: path for path in warcs}, tmp_path / "lists")
+    list_all(lists, one_by_one, silent)
+    assert set(find_captures(lists, [f"{h}/x", f"{h}/none"], 5)) == {f"{h}/{i}" for i in "xy7"}
+    (tmp_path / "out").mkdir()
+    rows = ({"url": f"{h}/{name}"} for name in ("x", "3", "3"))
+    counts = select_pages(rows, warcs, tmp_path, tmp_path / "out", PagesConfig())
+    assert (counts["links"], counts["pages"], counts["records"]) == (2, 2, 52)
+
+
+def test_a_killed_run_goes_on_with_the_files_it_has_not_listed(tmp_path):
+    urls = [f"https://h.example/{name}" for name in "ab"]
+    for url in urls:
+        (tmp_path / f"{url[-1]}.warc").write_bytes(record(url))
+    warcs = [tmp_path / "a.warc", tmp_path / "b.warc"]
+    write_jsonl(tmp_path / "links.jsonl.zst", ({"url": url} for url in urls))
+    out = tmp_path / "out"
+    out.mkdir()
+    lists = listings({path.name: path for path in warcs}, out / "captures")
+    list_captures(lists[0])
+    before = lists[0].list.stat().st_mtime_ns
+    list_captures(lists[0])
+    assert lists[0].list.stat().st_mtime_ns == before
+    with processes(2) as spread:
+        counts = select_pages(tmp_path, warcs, tmp_path, out, PagesConfig(), spread=spread)
+    assert counts["pages"] == 2
+    assert sorted(path.name for path in out.iterdir()) == [
+        f"{name}.jsonl.zst" for name in ("dropped", "outcomes", "pages", "rejected")
+    ]
+
+
+CC_HEADERS = (  # as in Common Crawl's files: the body is decoded, what said how is renamed
+    "X-Crawl-Content-Encoding: gzip",
+    "X-Crawl-Transfer-Encoding: chunked",
+    "X-Crawl-Content-Length: 21",
+)
+
+
+@pytest.mark.parametrize(
+    ("warc_headers", "http_headers", "reason"),
+    [
+        ("", CC_HEADERS, ""),
+        ("", (*CC_HEADERS, "Content-Length: 11"), ""),
+        ("WARC-Truncated: length", CC_HEADERS, "truncated"),
+        ("WARC-Truncated: disconnect", (), "truncated"),
+        ("WARC-Identified-Payload-Type: text/html", ("Content-Type:",), ""),
+        ("WARC-Identified-Payload-Type: image/jpeg", ("Content-Type:",), "not-html"),
+        ("WARC-Identified-Payload-Type: application/xhtml+xml", ("Content-Type: text/html",), ""),
+        ("WARC-Payload-Digest: sha1:ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", (), ""),
+        ("WARC-Block-Digest: sha1:ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", (), "no-record"),
+    ],
+)
+def test_common_crawl_layout(tmp_path, warc_headers, http_headers, reason):
+    url = "https://h.example/x"
+    data = record(url, b"<p>text</p>", headers=http_headers)
+    lines = (warc_headers and f"{warc_headers}\r\n").encode()
+    data = data.replace(b"WARC-Target-URI", lines + b"WARC-Target-URI")
+    _, pages, dropped, _ = select(tmp_path, [url], data)
+    assert dropped == ({url: reason} if reason else {})
+    if not reason:
+        row = pages[url]
+        body = read_body(tmp_path / "a.warc.gz", offset=row["offset"], index=0, limit=99)
+        assert (body.data, body.content_encoding, body.transfer_encoding) == (
+            b"<p>text</p>",
+            "",
+            "",
+        )
 
 
 URLS = [f"https://h.example/{i}" for i in range(5)]

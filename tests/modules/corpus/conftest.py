@@ -1,0 +1,104 @@
+"""The zoo of web servers (servers.py) and how to fetch from it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from modules.corpus.crawl import FetchConfig
+from modules.corpus.fetch import fetch_pages
+from modules.corpus.network import NetworkConfig
+from modules.files import read_jsonl
+
+LOOPBACK = NetworkConfig(allow_networks=("127.0.0.1/32",), ports=())
+
+
+async def resolve_to_loopback(host: str) -> list[str]:
+    """Resolve every name to this machine."""
+    return ["127.0.0.1"]
+
+
+@dataclass
+class Fetched:
+    """What a run of the step left."""
+
+    out: Path
+    counts: dict[str, int]
+    outcomes: dict[str, dict[str, Any]]  # by url
+    pages: list[dict[str, Any]]
+    dropped: dict[str, str]  # reason by url
+
+
+@dataclass
+class Zoo:
+    """The running servers."""
+
+    ports: dict[str, int]
+
+    def url(self, name: str, path: str = "/", host: str = "", scheme: str = "http") -> str:
+        """Return an address at a server; any host name leads to it."""
+        return f"{scheme}://{host or name}.zoo.example:{self.ports[name]}{path}"
+
+    def hits(self, host: str = "") -> list[tuple[float, str]]:
+        """Return the (time, path) of the requests that a host (or hosts) had, robots.txt aside."""
+        with urlopen(f"http://127.0.0.1:{self.ports['control']}/", timeout=10) as answer:
+            rows = json.load(answer)
+        return [(t, path) for t, h, path in rows if h.startswith(host) and path != "/robots.txt"]
+
+    def fetch(self, urls: list[str], out: Path, config: FetchConfig, **options: Any) -> Fetched:
+        """Fetch addresses; check that each is accounted for exactly once."""
+        out.mkdir(exist_ok=True)
+        options = {"resolve": resolve_to_loopback} | options
+        counts = fetch_pages(({"url": url} for url in urls), out, config, **options)
+        outcomes = list(read_jsonl(out / "outcomes.jsonl.zst"))
+        pages = list(read_jsonl(out / "pages.jsonl.zst"))
+        dropped = {r["url"]: r["reason"] for r in read_jsonl(out / "dropped.jsonl.zst")}
+        assert sorted(row["url"] for row in outcomes) == sorted(set(urls))
+        assert counts["links"] == counts["pages"] + counts["merged_links"] + counts["dropped"]
+        named = [url for row in pages for url in {row["url"], *row["redirected_from"]}]
+        assert sorted(set(named) & set(urls) | set(dropped)) == sorted(set(urls))
+        assert not set(named) & set(dropped)
+        return Fetched(out, counts, {row["url"]: row for row in outcomes}, pages, dropped)
+
+
+def start_alone(urls: list[str], out: Path, config: FetchConfig) -> subprocess.Popen[bytes]:
+    """Start the step in a process of its own; it tells its seconds and its growth in memory."""
+    job = {"urls": urls, "out": str(out), "config": config.model_dump(mode="json")}
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("fetch_alone.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(job).encode())
+    process.stdin.close()
+    return process
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
+    """Start the servers."""
+    certificate = tmp_path_factory.mktemp("tls") / "self-signed.pem"
+    made = subprocess.run(
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=zoo.example".split()
+        + ["-keyout", str(certificate), "-out", str(certificate) + ".crt"],
+        capture_output=True,
+    )
+    with certificate.open("ab") as file:
+        file.write(certificate.with_suffix(".pem.crt").read_bytes())
+    assert made.returncode == 0, made.stderr
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("servers.py")), str(certificate)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    yield Zoo(json.loads(process.stdout.readline()))
+    process.stdin.close()
+    process.wait(timeout=10)
