@@ -93,7 +93,10 @@ OPENWEBTEXT2 = JCPETERSON.but(  # EleutherAI/openwebtext2
         filters=FilterConfig(languages=(), min_words=0),  # languages noted, none dropped
         dedup=DedupConfig(
             near_threshold=0.5,  # minhash_lsh_dedupe.py
-            ngram=5,  # generate_minhashes.py: words; it makes 10 permutations, we want 16 or more
+            ngram=5,  # generate_minhashes.py: words
+            permutations=10,  # generate_minhashes.py
+            bands=3,  # of 3 numbers: what datasketch takes for 0.5 and 10 permutations
+            verify=False,  # minhash_lsh_dedupe.py: agreeing in a band is enough
         ),
     ),
 )
@@ -106,7 +109,11 @@ MEGATRON = JCPETERSON.but(  # NVIDIA/Megatron-LM, tools/openwebtext, on jcpeters
         ),
         dedup=DedupConfig(
             near_threshold=0.9,  # README.md, step 3; group_duplicate_url.py itself says 0.7
-            permutations=100,  # find_duplicates.py: 100 seeds; its shingles are 5 characters
+            ngram=5,  # find_duplicates.py
+            ngram_unit="character",  # find_duplicates.py
+            permutations=100,  # find_duplicates.py: num-seeds
+            bands=10,  # find_duplicates.py: num-bands
+            grouping="components",  # group_duplicate_url.py merges groups that share a page
         ),
     ),
 )
