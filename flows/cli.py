@@ -17,6 +17,7 @@ from flows.terminal import (
     fail,
     one_line,
     plain,
+    print_overlap,
     print_scores,
     print_summary,
 )
@@ -106,15 +107,60 @@ def run(preset: Preset = "sample", settings: Setting = None) -> None:
 
 
 @app.command()
-def corpus(preset: Preset = "sample", settings: Setting = None) -> None:
-    """Make the corpus of a preset: dumps, links, pages, text, clean documents, token shards."""
-    config = load_preset(preset, settings)
-    for what in ("dumps", "warcs", "extra"):
-        config.corpus.paths(_workspace().data, what)
+def corpus(
+    preset: Annotated[
+        str,
+        typer.Argument(help="A run (sample, gpt2, ...), or webtext, openwebtext, megatron, ..."),
+    ] = "sample",
+    settings: Setting = None,
+) -> None:
+    """Make a corpus: dumps, links, pages, text, clean documents, token shards."""
+    from modules.presets import RUNS, get_corpus
+
+    config = RUNS[preset].corpus if preset in RUNS else get_corpus(preset)
+    # the settings of a run's corpus may be given as for the run
+    config = changed(config, [text.removeprefix("corpus.") for text in settings or []])
+    config.check(_workspace().data)
     begin()
     from flows.corpus import prepare_corpus
 
-    console.print(f"tokens: [bold]{_flow(prepare_corpus, config.corpus)}[/bold]")
+    console.print(f"tokens: [bold]{_flow(prepare_corpus, config)}[/bold]")
+
+
+@app.command()
+def nightly(
+    preset: Annotated[str, typer.Argument(help="A night: webtext (fetches), sample.")] = "webtext",
+    settings: Setting = None,
+) -> None:
+    """Get the pages of links that are new or due, and grow a corpus by their texts."""
+    from modules.presets import get_night
+
+    config = changed(get_night(preset), settings or [])
+    config.check(_workspace().data)
+    begin()
+    from flows.nightly import nightly as flow
+
+    console.print(f"tokens: [bold]{_flow(flow, config)}[/bold]")
+
+
+@app.command()
+def overlap(
+    documents: Annotated[str, typer.Argument(help="The corpus.")] = "documents/sample",
+    task: Annotated[list[str] | None, typer.Option(help="Only this task (repeatable).")] = None,
+) -> None:
+    """Measure how much of the evaluation sets is in a corpus (GPT-2 paper, section 4)."""
+    from modules import tasks
+    from modules.presets import ZERO_SHOT_TASKS
+
+    chosen = tuple(task or ZERO_SHOT_TASKS)
+    for name in chosen:
+        tasks.get(name)
+    documents = _known(documents)
+    begin()
+    from flows.overlap import overlap as flow
+
+    name = documents.removeprefix("documents/").partition("@")[0]
+    print_overlap(_flow(flow, name=name, documents=documents, task_names=chosen))
 
 
 @app.command()

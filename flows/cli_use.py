@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from flows.terminal import console, fail, print_checks, print_models, print_runs
+from flows.terminal import (
+    console,
+    fail,
+    print_checks,
+    print_ledger,
+    print_models,
+    print_runs,
+)
 
 app = typer.Typer()
 Reference = Annotated[str, typer.Argument(help="textmill-sample@champion, kind/name, fingerprint.")]
@@ -90,8 +97,16 @@ def why(
     from flows.settings import enter
     from flows.why import why as story
 
-    # the integrator connects registry/ledger.py here: ledger=lambda url: [line, ...]
-    console.print(story(enter(), address, corpus=corpus, ledger=None))
+    console.print(story(enter(), address, corpus=corpus))
+
+
+@app.command()
+def ledger() -> None:
+    """Show how many links the crawl ledger holds, and where they stand."""
+    from flows.settings import enter
+    from registry.ledger import summary
+
+    print_ledger(summary(enter().database_url))
 
 
 @app.command()

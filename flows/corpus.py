@@ -6,16 +6,23 @@ from typing import Any
 from prefect import flow
 
 from flows.look import show_corpus
+from flows.spread import spread, task_runner
 from flows.stage import Inputs, Stage, stage
 from modules import presets
 from modules.files import Progress
+from modules.parallel import Spread
 from modules.run import CorpusConfig, TokenizerStep
 from registry import versions
 from registry.artifacts import Artifact
 from registry.tables import Kind
 
 
-@flow(name="prepare_corpus", flow_run_name="corpus-{config.name}", log_prints=False)
+@flow(
+    name="prepare_corpus",
+    flow_run_name="corpus-{config.name}",
+    task_runner=task_runner(),
+    log_prints=False,
+)
 def prepare_corpus(config: CorpusConfig = presets.SAMPLE.corpus) -> str:
     """Turn link dumps and stored pages into token shards (GPT-2 paper, section 2.1).
 
@@ -25,69 +32,95 @@ def prepare_corpus(config: CorpusConfig = presets.SAMPLE.corpus) -> str:
     Returns:
         The fingerprint of the tokens.
     """
-    with stage("prepare_corpus", config.model_dump(mode="json")) as at:
-        data = at.workspace.data
-        dumps = config.paths(data, "dumps")
-        warcs = config.paths(data, "warcs")
-        extra = config.paths(data, "extra")
-        links = make_links(at, config, dumps)
-        pages = make_pages(at, config, links, warcs)
-        text = make_text(at, config, pages, warcs)
-        documents = make_documents(at, config, text, extra)
+    with (
+        stage("prepare_corpus", config.model_dump(mode="json")) as at,
+        spread(config.workers) as workers,
+    ):
+        warcs = config.paths(at.workspace.data, "warcs")
+        links = make_links(at, config, workers)
+        pages = make_pages(at, config, workers, links, warcs)
+        text = make_text(at, config, workers, pages, warcs)
+        documents = make_documents(at, config, workers, text)
         tokenizer = make_tokenizer(at, config, documents)
-        tokens = make_tokens(at, config, documents, tokenizer)
+        tokens = make_tokens(at, config, workers, documents, tokenizer)
         show_corpus(at, config.name, tokens)
         return tokens.fingerprint
 
 
-def make_links(at: Stage, config: CorpusConfig, dumps: list[Path]) -> Artifact:
+def make_links(at: Stage, config: CorpusConfig, workers: Spread) -> Artifact:
     """Collect the links people recommended."""
+    dumps = config.paths(at.workspace.data, "dumps")
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
         from modules.corpus.links import collect_links
 
-        return collect_links(dumps, out, config.links, progress=progress)
+        return collect_links(dumps, out, config.links, spread=workers, progress=progress)
 
     inputs = {"dumps": versions.data_fingerprint(at.workspace, dumps)}
-    return at.make(Kind.LINKS, config.name, step, config=config.links, inputs=inputs, version=1)
+    return at.make(Kind.LINKS, config.name, step, config=config.links, inputs=inputs, version=2)
 
 
-def make_pages(at: Stage, config: CorpusConfig, links: Artifact, warcs: list[Path]) -> Artifact:
+def make_pages(
+    at: Stage, config: CorpusConfig, workers: Spread, links: Artifact, warcs: list[Path]
+) -> Artifact:
     """Find the stored page of each link."""
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
         from modules.corpus.pages import select_pages
 
         root = at.workspace.data
-        return select_pages(links.path, warcs, root, out, config.pages, progress=progress)
+        return select_pages(
+            links.path, warcs, root, out, config.pages, spread=workers, progress=progress
+        )
 
     inputs: Inputs = {"links": links, "warcs": versions.data_fingerprint(at.workspace, warcs)}
-    return at.make(Kind.PAGES, config.name, step, config=config.pages, inputs=inputs, version=1)
+    return at.make(Kind.PAGES, config.name, step, config=config.pages, inputs=inputs, version=2)
 
 
-def make_text(at: Stage, config: CorpusConfig, pages: Artifact, warcs: list[Path]) -> Artifact:
-    """Take the main text out of each page."""
+def make_text(
+    at: Stage, config: CorpusConfig, workers: Spread, pages: Artifact, warcs: list[Path]
+) -> Artifact:
+    """Take the main text out of each page: of WARC files below data/, or of fetched ones (none)."""
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
         from modules.corpus.extract import extract_text
 
-        return extract_text(pages.path, at.workspace.data, out, config.extract, progress=progress)
+        root = at.workspace.data if warcs else pages.path
+        return extract_text(
+            pages.path, root, out, config.extract, spread=workers, progress=progress
+        )
 
-    inputs: Inputs = {"pages": pages, "warcs": versions.data_fingerprint(at.workspace, warcs)}
+    inputs: Inputs = {"pages": pages}
+    if warcs:
+        inputs = {**inputs, "warcs": versions.data_fingerprint(at.workspace, warcs)}
     name = f"{config.name}-text"
-    return at.make(Kind.DOCUMENTS, name, step, config=config.extract, inputs=inputs, version=1)
+    return at.make(Kind.DOCUMENTS, name, step, config=config.extract, inputs=inputs, version=2)
 
 
-def make_documents(at: Stage, config: CorpusConfig, text: Artifact, extra: list[Path]) -> Artifact:
-    """Filter and de-duplicate; add ready-made texts."""
+def make_documents(
+    at: Stage,
+    config: CorpusConfig,
+    workers: Spread,
+    text: Artifact,
+    base: Artifact | None = None,
+) -> Artifact:
+    """Filter and de-duplicate; add ready-made texts, or grow the corpus `base`, which has them."""
+    extra = [] if base else config.paths(at.workspace.data, "extra")
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
         from modules.corpus.clean import clean
 
-        return clean(text.path, extra, out, config.clean, progress=progress)
+        older = base.path if base else None
+        return clean(
+            text.path, extra, out, config.clean, base=older, spread=workers, progress=progress
+        )
 
-    inputs: Inputs = {"text": text, "extra": versions.data_fingerprint(at.workspace, extra)}
-    return at.make(Kind.DOCUMENTS, config.name, step, config=config.clean, inputs=inputs, version=1)
+    inputs: Inputs = {"text": text}
+    if base:
+        inputs = {**inputs, "base": base}
+    else:
+        inputs = {**inputs, "extra": versions.data_fingerprint(at.workspace, extra)}
+    return at.make(Kind.DOCUMENTS, config.name, step, config=config.clean, inputs=inputs, version=2)
 
 
 def make_tokenizer(at: Stage, config: CorpusConfig, documents: Artifact) -> Artifact:
@@ -106,18 +139,33 @@ def make_tokenizer(at: Stage, config: CorpusConfig, documents: Artifact) -> Arti
 
 
 def make_tokens(
-    at: Stage, config: CorpusConfig, documents: Artifact, tokenizer: Artifact
+    at: Stage,
+    config: CorpusConfig,
+    workers: Spread,
+    documents: Artifact,
+    tokenizer: Artifact,
+    base: Artifact | None = None,
 ) -> Artifact:
-    """Encode the documents into shards, split by document."""
+    """Encode the documents into shards, split by document; those of `base` are carried over."""
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
         from modules.corpus.entropy import entropies_of
         from modules.corpus.shards import write_tokens
 
-        counts = write_tokens(documents.path, tokenizer.path, out, config.tokens, progress=progress)
+        older = base.path if base else None
+        counts = write_tokens(
+            documents.path,
+            tokenizer.path,
+            out,
+            config.tokens,
+            base=older,
+            spread=workers,
+            progress=progress,
+        )
         return counts | entropies_of(out)
 
-    inputs = {"documents": documents, "tokenizer": tokenizer}
+    inputs: Inputs = {"documents": documents, "tokenizer": tokenizer}
+    if base:
+        inputs = {**inputs, "base": base}
     settings = config.tokens
-    # 2: the n-gram floors are of the test split
-    return at.make(Kind.TOKENS, config.name, step, config=settings, inputs=inputs, version=2)
+    return at.make(Kind.TOKENS, config.name, step, config=settings, inputs=inputs, version=3)

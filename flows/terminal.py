@@ -125,3 +125,21 @@ def print_models(rows: Iterable[Mapping[str, Any]]) -> None:
             "\n".join(x for x in scores if "bits_per_byte" in x or "accuracy" in x),
         )
     console.print(table)
+
+
+def print_ledger(counts: Iterable[Any]) -> None:
+    """Print how many links stand where in the crawl ledger."""
+    table = Table("links", "state", "last outcome", title="Crawl ledger")
+    for count in counts:
+        table.add_row(f"{count.n:,}", count.state, escape(count.reason))
+    console.print(table)
+
+
+def print_overlap(found: Mapping[str, Any]) -> None:
+    """Print which part of each evaluation set's 8-grams is in a corpus."""
+    table = Table("data set", "own train split", "corpus", "items with any", title="Overlap")
+    for row in found["data_sets"]:
+        own = "-" if row["own_train"] is None else f"{row['own_train']:.2%}"
+        items = f"{row['items_with_any']:,} of {row['items']:,}"
+        table.add_row(row["task"], own, f"{row['corpus']:.2%}", items)
+    console.print(table)

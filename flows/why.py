@@ -14,7 +14,7 @@ from modules.corpus.filters import reasons
 from modules.corpus.links import LinksConfig
 from modules.corpus.recipe import CleanConfig, webtext
 from modules.corpus.story import Directories, Ledger, Story, nearest, tell
-from registry import artifacts, catalogue, db
+from registry import artifacts, catalogue, db, ledger
 from registry.artifacts import Artifact
 from registry.tables import Kind
 from registry.workspace import Workspace
@@ -22,14 +22,11 @@ from registry.workspace import Workspace
 MARKS = {"kept": ("✓", "green"), "dropped": ("✗", "red"), "absent": ("·", "dim")}
 
 
-def why(
-    workspace: Workspace, given: str, *, corpus: str = "", ledger: Ledger | None = None
-) -> Group:
+def why(workspace: Workspace, given: str, *, corpus: str = "") -> Group:
     """Return the story of an address or document id in a corpus, to be printed.
 
     Args:
         corpus: which one: a name, or the fingerprint of its tokens; default: the newest.
-        ledger: what the ledger of addresses says (registry/ledger.py), if there is one.
 
     Raises:
         ValueError: there is no corpus, or it has never seen the address; the message names others
@@ -39,10 +36,27 @@ def why(
     nights = nights_of(workspace, tokens)
     directories = [{role: x.path for role, x in night.items()} for night in nights]
     names = filters_of(nights[0]["documents"])
-    story = tell(given, directories, filters=names, ledger=ledger)
+    story = tell(given, directories, filters=names, ledger=ledger_of(workspace))
     if not story.known:
         raise ValueError(f"nowhere in corpus {tokens.name}: {around(story.address, directories)}")
     return printed(story, tokens)
+
+
+def ledger_of(workspace: Workspace) -> Ledger | None:
+    """Return who answers for the crawl ledger; None where nothing was ever crawled."""
+    if not ledger.summary(workspace.database_url):
+        return None
+
+    def answer(url: str) -> list[str]:
+        row = ledger.story(workspace.database_url, url)
+        if row is None:
+            return []
+        told = [f"{row.state} after {row.attempts} tries, first seen {row.first_seen:%Y-%m-%d}"]
+        told += [f"last outcome: {row.reason}"] if row.reason else []
+        told += [f"due again {row.due:%Y-%m-%d %H:%M} UTC"] if row.due else []
+        return told + ([f"stored in {row.warc} at {row.offset}"] if row.warc else [])
+
+    return answer
 
 
 def around(url: str, directories: Sequence[Directories]) -> str:

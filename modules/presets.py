@@ -3,6 +3,7 @@
 Sizes are the papers' (GPT-1 paper, section 4.1; GPT-2 paper, Table 2; heads from the release).
 """
 
+from modules.corpus.crawl import FetchConfig
 from modules.corpus.dedup import DedupConfig
 from modules.corpus.extract import ExtractConfig
 from modules.corpus.links import LinksConfig
@@ -12,6 +13,7 @@ from modules.run import (
     CorpusConfig,
     FinetuneConfig,
     FinetuneRun,
+    NightlyConfig,
     PretrainConfig,
     RunConfig,
     TokenizerConfig,
@@ -119,6 +121,12 @@ MEGATRON = JCPETERSON.but(  # NVIDIA/Megatron-LM, tools/openwebtext, on jcpeters
         ),
     ),
 )
+# --- nights ---------------------------------------------------------------------------------------
+
+SAMPLE_NIGHT = NightlyConfig(corpus=SAMPLE_CORPUS.but(name="nightly"))
+OWN_NIGHT = NightlyConfig(corpus=OWN_CORPUS, fetch=FetchConfig())  # --set fetch.contact=...
+NIGHTS = {"sample": SAMPLE_NIGHT, "webtext": OWN_NIGHT}
+
 CORPORA = {
     corpus.name: corpus
     for corpus in (SAMPLE_CORPUS, OWN_CORPUS, JCPETERSON, OPENWEBTEXT, OPENWEBTEXT2, MEGATRON)
@@ -275,3 +283,14 @@ def get_corpus(name: str) -> CorpusConfig:
     if name not in CORPORA:
         raise ValueError(f"no corpus {name!r}; there are {', '.join(CORPORA)}")
     return CORPORA[name]
+
+
+def get_night(name: str) -> NightlyConfig:
+    """Return a named night.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in NIGHTS:
+        raise ValueError(f"no night {name!r}; there are {', '.join(NIGHTS)}")
+    return NIGHTS[name]

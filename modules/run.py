@@ -7,6 +7,7 @@ from pydantic import Field
 
 from modules import tasks
 from modules.config import Config
+from modules.corpus.crawl import FetchConfig
 from modules.corpus.extract import ExtractConfig
 from modules.corpus.links import LinksConfig
 from modules.corpus.pages import PagesConfig
@@ -44,6 +45,8 @@ class CorpusConfig(Config):
     """Byte-pair encoding learnt from the documents."""
     tokens: TokensConfig = TokensConfig()
     """Splits and shards."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that share a step on this machine, 0 for one a core; the result is the same."""
 
     def paths(self, data: Path, what: str) -> list[Path]:
         """Return the input files of one field (dumps, warcs, extra) below the data folder.
@@ -65,6 +68,37 @@ class CorpusConfig(Config):
                     f"`dvc pull data.dvc`), or change corpus.{what}"
                 )
         return found
+
+    def check(self, data: Path) -> None:
+        """Find mistakes before anything starts.
+
+        Raises:
+            ValueError, FileNotFoundError: naming the setting or file and the mend.
+        """
+        for what in ("dumps", "warcs", "extra"):
+            self.paths(data, what)
+
+
+class NightlyConfig(Config):
+    """One night's growth of a corpus."""
+
+    corpus: CorpusConfig
+    """The new dumps, WARC files (used if nothing is fetched), and the settings of every step."""
+    fetch: FetchConfig | None = None
+    """How pages are fetched; none: they are looked for in corpus.warcs."""
+    limit: int = Field(default=1_000_000, ge=1)
+    """Links taken in one night at most; the longest due come first."""
+
+    def check(self, data: Path) -> None:
+        """Find mistakes before anything starts.
+
+        Raises:
+            ValueError, FileNotFoundError: naming the setting or file and the mend.
+        """
+        for what in ("dumps", "extra") if self.fetch else ("dumps", "warcs", "extra"):
+            self.corpus.paths(data, what)
+        if self.fetch:
+            self.fetch.check()
 
 
 class TokenizerStep(Config):
@@ -179,8 +213,7 @@ class RunConfig(Config):
         Raises:
             ValueError, FileNotFoundError: naming the setting or file and the mend.
         """
-        for what in ("dumps", "warcs", "extra"):
-            self.corpus.paths(data, what)
+        self.corpus.check(data)
         for task in (*self.finetune.chosen(), *self.zero_shot.chosen()):
             for split in task.splits or ("test",):
                 find_jsonl(data_path(task, data, split))
@@ -191,6 +224,7 @@ __all__ = [
     "FinetuneConfig",
     "FinetuneRun",
     "Initialise",
+    "NightlyConfig",
     "PretrainConfig",
     "RunConfig",
     "ScoringStep",

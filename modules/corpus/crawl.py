@@ -62,6 +62,14 @@ class FetchConfig(Config):
     network: NetworkConfig = NetworkConfig()
     """Which addresses may be connected to."""
 
+    def check(self) -> None:
+        """Raise ValueError if nobody could be asked whose crawler this is."""
+        if not self.contact and not self.network.allow_networks:
+            raise ValueError(
+                "no contact given: --set fetch.contact=ADDRESS, a mail or web address of yours, "
+                "is sent with every request"
+            )
+
     @property
     def user_agent(self) -> str:
         """What every request says about us."""

@@ -211,8 +211,7 @@ def fetch_pages(
         FileNotFoundError: the links are not there.
         ValueError: the config names no contact.
     """
-    if not config.contact and not config.network.allow_networks:
-        raise ValueError("no contact given: set `contact` to a mail or web address of yours")
+    config.check()
     if isinstance(links, Path):
         source = links / "links.jsonl.zst" if links.is_dir() else links
         if not source.is_file():
