@@ -56,16 +56,17 @@ OWN_CORPUS = CorpusConfig(  # the user's: --set corpus.dumps=... and corpus.warc
 )
 
 # --- the replications of WebText (reference/gpt2.md, section 4.1), by their own files ------------
-# All go by the same lists of hosts and endings (ours, without what WebText itself was full of), and
-# all extract with Newspaper, which has no counterpart here.
+# All go by one list of hosts and of endings, and extract with Newspaper, which takes the article
+# out of a page; `quality` comes nearest to it here.
 
 JCPETERSON = OWN_CORPUS.but(  # jcpeterson/openwebtext
     name="jcpeterson",
     links=LinksConfig(
         min_karma=3,  # extract_urls.py: score >= 3, of each submission; not over_18
         karma="submission",
+        blocklist="replications",  # url_utils.py
     ),
-    extract=ExtractConfig(min_words=1),  # no length rule
+    extract=ExtractConfig(extractor="quality", min_words=1),  # no length rule
     clean=CleanConfig(
         filters=FilterConfig(languages=(), min_words=0),  # neither a language nor a length rule
         dedup=None,  # deduplicate_urls.py: addresses only
@@ -90,12 +91,16 @@ OPENWEBTEXT2 = JCPETERSON.but(  # EleutherAI/openwebtext2
         min_karma=3,
         karma="sum",  # filter_from_reddit_scores.py: total of an address's submissions >= 3
         keep_over_18=True,  # process_dump_files_sqlite.py: only self posts are left out
+        blocklist="replications",  # scraping/filter.py
     ),
     clean=CleanConfig(
         filters=FilterConfig(languages=(), min_words=0),  # languages noted, none dropped
         dedup=DedupConfig(
             near_threshold=0.5,  # minhash_lsh_dedupe.py
-            ngram=5,  # generate_minhashes.py: words; it makes 10 permutations, we want 16 or more
+            ngram=5,  # generate_minhashes.py: words
+            permutations=10,  # generate_minhashes.py
+            bands=3,  # of 3 numbers: what datasketch takes for 0.5 and 10 permutations
+            verify=False,  # minhash_lsh_dedupe.py: agreeing in a band is enough
         ),
     ),
 )
@@ -108,7 +113,11 @@ MEGATRON = JCPETERSON.but(  # NVIDIA/Megatron-LM, tools/openwebtext, on jcpeters
         ),
         dedup=DedupConfig(
             near_threshold=0.9,  # README.md, step 3; group_duplicate_url.py itself says 0.7
-            permutations=100,  # find_duplicates.py: 100 seeds; its shingles are 5 characters
+            ngram=5,  # find_duplicates.py
+            ngram_unit="character",  # find_duplicates.py
+            permutations=100,  # find_duplicates.py: num-seeds
+            bands=10,  # find_duplicates.py: num-bands
+            grouping="components",  # group_duplicate_url.py merges groups that share a page
         ),
     ),
 )

@@ -28,9 +28,10 @@ from modules.corpus.document import shard_path, shard_paths
 from modules.corpus.filtering import Pile, Unit, dropped_row, filter_unit, read_extra, runs_of
 from modules.corpus.lsh import Part
 from modules.corpus.recipe import CleanConfig, FilterConfig
+from modules.corpus.references import NO_REFERENCES, References
 from modules.corpus.runs import Row, Run, merge, merged, read_run
 from modules.corpus.sketches import sketch_shard, sketched_by, sketches_path, write_array
-from modules.files import Progress, silent, write_json, write_lines
+from modules.files import Progress, sha256, silent, write_json, write_lines
 from modules.parallel import Spread, one_by_one
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ def clean(
     config: CleanConfig,
     *,
     base: Path | None = None,
+    known: References = NO_REFERENCES,
     spread: Spread = one_by_one,
     progress: Progress = silent,
 ) -> dict[str, int]:
@@ -59,6 +61,7 @@ def clean(
     Args:
         base: An older result of this function. Its files are carried over unchanged, its documents
             stay, and new documents that duplicate them go.
+        known: Texts that must not be in the corpus, for max_in_evaluation and max_in_wikipedia.
 
     Raises:
         ValueError: a file of `extra` lacks a column or names an unknown split, two documents have
@@ -66,7 +69,7 @@ def clean(
     """
     for path in [*out.glob("documents-*"), *out.glob("dropped-*"), *out.glob("sketches*")]:
         path.unlink()  # of an interrupted try
-    units = _units(extracted, extra, out / WORK, config)
+    units = _units(extracted, extra, out / WORK, config, known)
     counts, kept, dropped = _filter(units, spread, progress)
     old = _carry_over(base, out, config, spread) if base else []
     found: Iterator[tuple[int, Duplicate]] = iter(())
@@ -87,19 +90,22 @@ def clean(
     return dict(counts)
 
 
-def _units(extracted: Path, extra: list[Path], work: Path, config: CleanConfig) -> list[Unit]:
+def _units(
+    extracted: Path, extra: list[Path], work: Path, config: CleanConfig, known: References
+) -> list[Unit]:
     """Return the units of work; those that an interrupted try finished are kept if they apply."""
     inputs = [(path, False) for path in shard_paths(extracted)] + [(path, True) for path in extra]
     plan = {
         "inputs": [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p, _ in inputs],
         "config": config.model_dump(mode="json"),
+        "known": [sha256(path) if path else None for path in (known.evaluation, known.wikipedia)],
         "sketches": sketched_by(config.dedup),
     }
     begun = work / "plan.json"
     if not begun.exists() or json.loads(begun.read_text()) != plan:
         shutil.rmtree(work, ignore_errors=True)
         write_json(begun, plan)
-    return [Unit(path, r, config, work, f"{i:05d}") for i, (path, r) in enumerate(inputs)]
+    return [Unit(path, r, config, work, f"{i:05d}", known) for i, (path, r) in enumerate(inputs)]
 
 
 def _filter(

@@ -16,6 +16,7 @@ from modules.corpus import filters
 from modules.corpus.document import Document, document_id, read_documents
 from modules.corpus.filters import Dropped
 from modules.corpus.recipe import CleanConfig, ready_made, webtext
+from modules.corpus.references import NO_REFERENCES, References
 from modules.corpus.runs import Run, id_of, ids_of, run_at, write_rows
 from modules.corpus.sketches import sketch
 from modules.files import read_jsonl, write_json
@@ -35,6 +36,7 @@ class Unit:
     config: CleanConfig
     work: Path
     name: str
+    known: References = NO_REFERENCES
 
 
 @dataclass
@@ -74,7 +76,7 @@ def filter_unit(unit: Unit) -> dict[str, Any]:
     """Filter one file; return its counts and how many runs there are of each kind."""
     done = unit.work / f"{unit.name}.json"
     if not done.exists():
-        steps = ready_made() if unit.ready_made else webtext(unit.config.filters)
+        steps = ready_made() if unit.ready_made else webtext(unit.config.filters, unit.known)
         counts: Counter[str] = Counter()
         kept, dropped = Pile(unit, "kept"), Pile(unit, "dropped")
         for document in (read_extra if unit.ready_made else read_documents)(unit.source):
@@ -84,6 +86,8 @@ def filter_unit(unit: Unit) -> dict[str, Any]:
                 counts[f"dropped.{result.reason}"] += 1
                 dropped.add(dropped_row(asdict(document), result.reason, result.detail), 0)
             else:
+                masked = result.meta.get("masked", {})
+                counts.update({f"masked.{kind}": n for kind, n in masked.items()})
                 kept.add(result, len(result.text))
         kept.write()
         dropped.write()

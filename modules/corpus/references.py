@@ -83,8 +83,8 @@ def evaluation_texts(tasks: Sequence[Task], data: Path) -> Iterator[str]:
 def wikipedia_texts(sources: Sequence[Path]) -> Iterator[str]:
     """Yield the texts of directories of documents and of JSON lines files with a `text`.
 
-    Of documents with an address only those on Wikipedia's hosts count, so the crawl's own
-    extracted text may be given: its Wikipedia pages tell the copies elsewhere.
+    Of documents with an address only those on Wikipedia's hosts count, so that text extracted from
+    any crawl may be given. (A corpus' own has none: its links leave Wikipedia out.)
 
     Raises:
         ValueError: a row has no text.

@@ -33,4 +33,5 @@ def test_the_replications_are_as_they_said(name, karma, languages, min_words, th
     )
     assert (corpus.clean.dedup and corpus.clean.dedup.near_threshold) == threshold
     assert corpus.clean.filters.drop_wikipedia
+    assert corpus.links.blocklist == ("paper" if name == "webtext" else "replications")
     assert corpus.links.keep_over_18 == (name == "openwebtext2")

@@ -8,9 +8,10 @@ from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
 from modules import tasks
+from modules.corpus.clean import clean
 from modules.corpus.document import Document, document_id, shard_path, write_documents
 from modules.corpus.filters import Dropped, apply
-from modules.corpus.recipe import FilterConfig, excluded
+from modules.corpus.recipe import CleanConfig, FilterConfig, excluded
 from modules.corpus.references import (
     References,
     wikipedia_texts,
@@ -60,7 +61,7 @@ def test_references_are_written_for_what_is_asked(data, tmp_path):
     assert isinstance(apply(steps, Document("x", passage)), Dropped)
 
 
-def test_copies_of_wikipedia_are_found_by_the_crawls_own_pages(data, tmp_path):
+def test_copies_of_wikipedia_are_found_by_its_own_pages(data, tmp_path):
     """The sample has three of them on another host; no other page shares 8-grams to speak of."""
     truth = {row["url"]: row for row in read_jsonl(data / "web" / "truth.jsonl.zst")}
     documents = [page for page in pages(data) if page.url in truth]
@@ -81,3 +82,17 @@ def pages(data):
                 tree = HTMLTree.parse_from_bytes(record.reader.read(), "utf-8")
                 url = record.headers["WARC-Target-URI"]
                 yield Document(document_id(url), extract_plain_text(tree), url=url)
+
+
+def test_a_whole_cleaning_drops_and_counts(tmp_path):
+    """`clean` hands the references to its workers and sums up what was masked."""
+    known, other = (" ".join(f"{letter}{i}" for i in range(27)) for letter in "ab")
+    texts = [known, other, "Ask a.b@gmx.de or c.d@gmx.de from 81.2.69.142 about it all"]
+    write_documents(shard_path(tmp_path / "text", 0), [Document(document_id(t), t) for t in texts])
+    write_jsonl(tmp_path / "known.jsonl", [{"text": known}])
+    rules = FilterConfig(languages=(), min_words=5, max_in_wikipedia=0.5, mask=("mail", "ip"))
+    config = CleanConfig(filters=rules)
+    references = write_references(tmp_path, wikipedia=[tmp_path / "known.jsonl"])
+    counts = clean(tmp_path / "text", [], tmp_path / "out", config, known=references)
+    assert counts["dropped.wikipedia_copy"] == 1
+    assert (counts["kept"], counts["masked.mail"], counts["masked.ip"]) == (2, 2, 1)
