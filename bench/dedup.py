@@ -31,7 +31,7 @@ from modules.files import read_jsonl
 SAMPLE = Path(__file__).parents[1] / "data" / "web" / "main_text.jsonl.zst"
 ROUNDS = 7
 BATCH = 500  # documents a round
-UNIT = 5_000  # documents of 1x
+UNIT = 2_500  # documents of 1x
 SHARD = 1_000
 CONFIG = DedupConfig()
 
