@@ -175,20 +175,30 @@ def _write_staying(
 
     stream = staying()
     counts["kept"] = counts["kept_bytes"] = 0
-    for shard in range(number, 10**9):
-        batch = list(islice(stream, duplicates.config.shard_documents))
-        if not batch:
-            break
-        path = shard_path(out, shard)
-        sketches = np.array([row for _, _, row in batch])
-        write_array(sketches_path(path), sketches)
-        write_lines(path, (line for _, line, _ in batch))
-        counts["kept"] += len(batch)
+    for shard, first in enumerate(stream, number):
+        batch = chain([first], islice(stream, duplicates.config.shard_documents - 1))
+        sketches = _write_shard(shard_path(out, shard), batch)
+        counts["kept"] += len(sketches)
         counts["kept_bytes"] += int(sketches["size"].sum(dtype=np.int64))
     if not number and not counts["kept"]:
         raise ValueError(f"no document is left after the filters: {dict(counts)}")
     gone.write()
     return chain.from_iterable(map(read_run, runs_of(duplicates, "dropped", gone.runs)))
+
+
+def _write_shard(path: Path, rows: Iterable[Row]) -> np.ndarray:
+    """Write the documents and sketches of one shard; return the sketches."""
+    kept: list[np.void] = []
+
+    def lines() -> Iterator[bytes]:
+        for _, line, row in rows:
+            kept.append(row.copy())
+            yield line
+
+    write_lines(path, lines())
+    sketches = np.array(kept)
+    write_array(sketches_path(path), sketches)
+    return sketches
 
 
 def _each_id_once(rows: Iterable[Row]) -> Iterator[Row]:

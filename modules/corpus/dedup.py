@@ -15,10 +15,10 @@ their texts, and this file decides. None holds the corpus, its sketches or its p
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from modules.corpus.lsh import (
     PLACE,
     Job,
     Part,
+    band_groups,
     band_pairs,
     first_of_equals,
     rank,
@@ -109,13 +110,13 @@ def _mark_near(
     job: Job, config: DedupConfig, fates: np.memmap, spread: Spread, progress: Progress
 ) -> None:
     """Mark new documents that are like others, as `grouping` says."""
-    bands = config.dtype["bands"].shape[0]
+    groups = band_groups(job, config.dtype["bands"].shape[0])
     found: list[Path] = []
-    for path in spread(band_pairs, ((job, band) for band in range(bands))):
+    for path in spread(band_pairs, groups):
         found.append(path)
-        progress(len(found), bands, "bands of signatures compared")
+        progress(len(found), len(groups), "groups of bands compared")
     pairs = unique_pairs(job, found)
-    progress(bands, bands, f"{len(pairs)} pairs of documents to compare")
+    progress(len(found), len(groups), f"{len(pairs)} pairs of documents to compare")
     like = _alike(job, config, pairs, spread)
     if config.grouping == "star":
         _mark_star(like, fates)
@@ -145,8 +146,12 @@ def _by_lesser(buckets: Buckets) -> Iterator[tuple[int, list[tuple[int, int, flo
     """Yield each lesser document with its (better, lesser, Jaccard), going down the ranks."""
     for rows in buckets:
         rows = rows[np.lexsort((rows["better"], rows["lesser"]))]
-        for lesser, group in groupby(rows.tolist(), key=itemgetter(1)):
+        for lesser, group in groupby(_tuples(rows), key=itemgetter(1)):
             yield lesser, list(group)
+
+
+def _tuples(rows: np.ndarray) -> Iterator[tuple[Any, ...]]:
+    return chain.from_iterable(piece.tolist() for piece in chunks(rows))
 
 
 def _mark_star(buckets: Buckets, fates: np.ndarray) -> None:
@@ -196,8 +201,7 @@ def _in_order_of_ids(job: Job, fates: np.ndarray) -> Iterator[tuple[int, Duplica
             buckets.add(rows, rows["id"] >> np.uint64(1))
             start += len(piece)
     for rows in buckets:
-        for row in np.sort(rows, order="id").tolist():
-            number, of, older, kind, likeness = row
+        for number, of, older, kind, likeness in _tuples(np.sort(rows, order="id")):
             yield number, Duplicate(f"{of:016x}", KINDS[kind - 1], likeness, older)
 
 

@@ -2,22 +2,26 @@
 
 Documents are known by their rank here (0 is the best), so the smaller number of a pair is always
 the one that stays. Sketches are read in pieces; what has a row for each document is a table on
-disk. In memory is one bucket of a table, about a million rows, whatever the size of the corpus.
+disk. In memory is one bucket of a table, some MiB, whatever the size of the corpus.
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from modules.corpus.sketches import PLAIN, DedupConfig
-from modules.corpus.tables import Buckets, chunks, new_table, table
+from modules.corpus.tables import MAX_BUCKETS, Buckets, chunks, new_table, table
 
 BUCKET_PAIRS = 64  # at most so many better-ranked partners a document in one bucket
 FATE = np.dtype([("of", "<u4"), ("kind", "u1"), ("jaccard", "<f8")])  # kind 0: stays
 PLACE = np.dtype([("id", "<u8"), ("part", "<u4"), ("row", "<u4")])
 LOW = np.uint64(2**32 - 1)
+KEYED = np.dtype([("key", "<u8"), ("rank", "<u4")])
+BANDS_AT_ONCE = 8
 HALF = 2**63  # above every hash shifted right by one, so that it fits the type
 
 
@@ -101,6 +105,8 @@ def rank(job: Job) -> None:
             places[name][done : done + len(rows)] = rows[name]
         ranks[starts[rows["part"]] + rows["row"]] = done + np.arange(len(rows))
         done += len(rows)
+    ranks.flush()
+    places.flush()
 
 
 def _keys(part: Part, keys: np.ndarray) -> np.ndarray:
@@ -121,7 +127,8 @@ def first_of_equals(job: Job, field: str) -> Iterator[np.ndarray]:
     The better one is the best that has it. Documents that go already are left out.
     """
     gone = table(job.work / "fates.bin", FATE)["kind"]
-    buckets = Buckets(job.work / field, _keyed(job.dtype[field]), job.total, HALF)
+    keyed = [("key", job.dtype[field]), ("rank", "<u4")]
+    buckets = Buckets(job.work / field, keyed, job.total, HALF)
     with buckets:
         for sketches, ranks in job.sketches():
             compared = gone[ranks] == 0
@@ -133,22 +140,32 @@ def first_of_equals(job: Job, field: str) -> Iterator[np.ndarray]:
         yield pairs[pairs[:, 1] >= job.old]
 
 
-def band_pairs(item: tuple[Job, int]) -> Path:
-    """Write the pairs that agree in one band: (better << 32) + lesser, in no order.
+def band_groups(job: Job, bands: int) -> list[tuple[Job, range]]:
+    """Divide the bands into groups whose files can be open at once."""
+    files = Buckets(job.work, KEYED, job.total, HALF).count
+    step = max(1, min(BANDS_AT_ONCE, MAX_BUCKETS // files))
+    return [(job, range(start, min(start + step, bands))) for start in range(0, bands, step)]
+
+
+def band_pairs(item: tuple[Job, range]) -> Path:
+    """Write the pairs that agree in one of some bands: (better << 32) + lesser, in no order.
 
     Old documents are compared with new ones only. In a huge bucket a document is paired with the
     BUCKET_PAIRS best ranks only.
     """
-    job, band = item
+    job, bands = item
     gone = table(job.work / "fates.bin", FATE)["kind"]
-    buckets = Buckets(job.work / f"band-{band}", _keyed(np.dtype("<u8")), job.total, HALF)
-    with buckets:
+    tables = [Buckets(job.work / f"band-{b}", KEYED, job.total, HALF) for b in bands]
+    with ExitStack() as stack:
+        for buckets in tables:
+            stack.enter_context(buckets)
         for sketches, ranks in job.sketches():
             compared = gone[ranks] == 0
-            _add(buckets, np.array(sketches["bands"][compared, band]), ranks[compared])
-    path = job.work / f"pairs-{band}.bin"
+            for band, buckets in zip(bands, tables, strict=True):
+                _add(buckets, np.array(sketches["bands"][compared, band]), ranks[compared])
+    path = job.work / f"pairs-{bands[0]}.bin"
     with path.open("wb") as file:
-        for rows in buckets:
+        for rows in chain.from_iterable(tables):
             for pairs in bucket_pairs(*_grouped(rows)):
                 file.write(pairs[pairs & LOW >= job.old].tobytes())
     return path
@@ -179,10 +196,6 @@ def unique_pairs(job: Job, found: list[Path]) -> np.ndarray:
         for pairs in buckets:
             file.write(np.unique(pairs).tobytes())
     return table(path, "<u8")
-
-
-def _keyed(dtype: np.dtype) -> list[tuple[str, np.dtype]]:
-    return [("key", dtype), ("rank", np.dtype("<u4"))]
 
 
 def _add(buckets: Buckets, keys: np.ndarray, ranks: np.ndarray) -> None:

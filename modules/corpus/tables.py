@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-BUCKET_ROWS = 2**20  # rows of one file, on average
+BUCKET_BYTES = 2**24  # of one file, on average
 MAX_BUCKETS = 512  # files open at once
 CHUNK = 2**16  # rows of a table in memory at once
 
@@ -23,7 +23,8 @@ class Buckets:
     def __init__(self, directory: Path, dtype: Any, rows: int, limit: int) -> None:
         """Use a directory that this table has for itself; expect so many rows."""
         self.directory, self.dtype = directory, np.dtype(dtype)
-        self.count = min(MAX_BUCKETS, max(1, -(-rows // BUCKET_ROWS)))
+        size = rows * self.dtype.itemsize
+        self.count = min(MAX_BUCKETS, max(1, -(-size // BUCKET_BYTES)))
         self.width = -(-limit // self.count)
         self._stack = ExitStack()
 

@@ -401,21 +401,27 @@ def test_no_reference_text_of_the_sample_goes_without_a_reason(tmp_path):
     assert kept == {row["url"] for row in rows if not truth[row["url"]]["is_wikipedia"]}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("data", [DATA / "web", ROOT.parent / "shared" / "data" / "web"])
-def test_the_whole_chain_keeps_one_page_of_each_group_of_duplicates(data, tmp_path):
-    """At least 99 % of the pages that extraction gives come out as the truth says."""
+def extracted_from(data: Path, at: Path) -> Path:
+    """Take the text out of all pages of a sample."""
     from modules.corpus.extract import ExtractConfig, extract_text
     from modules.corpus.links import LinksConfig, collect_links
     from modules.corpus.pages import PagesConfig, select_pages
 
-    truth = truth_of(data)
-    for name in ("links", "pages", "text", "out"):
-        (tmp_path / name).mkdir()
-    collect_links(sorted(data.glob("RS_*")), tmp_path / "links", LinksConfig())
+    for name in ("links", "pages", "text"):
+        (at / name).mkdir()
+    collect_links(sorted(data.glob("RS_*")), at / "links", LinksConfig())
     warcs = sorted(data.glob("pages-*.warc.gz"))
-    select_pages(tmp_path / "links", warcs, data, tmp_path / "pages", PagesConfig())
-    extract_text(tmp_path / "pages", data, tmp_path / "text", ExtractConfig())
+    select_pages(at / "links", warcs, data, at / "pages", PagesConfig())
+    extract_text(at / "pages", data, at / "text", ExtractConfig())
+    return at / "text"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", [DATA / "web", ROOT.parent / "shared" / "data" / "web"])
+def test_the_whole_chain_keeps_one_page_of_each_group_of_duplicates(data, tmp_path):
+    """At least 99 % of the pages that extraction gives come out as the truth says."""
+    truth = truth_of(data)
+    extracted_from(data, tmp_path)
     config = CleanConfig(filters=FilterConfig(min_words=0, languages=()))
     clean(tmp_path / "text", [], tmp_path / "out", config)
 
@@ -437,3 +443,39 @@ def test_the_whole_chain_keeps_one_page_of_each_group_of_duplicates(data, tmp_pa
     wrong += [urls for urls in groups.values() if sum(url in kept for url in urls) != 1]
     assert len(groups) > 90
     assert len(wrong) <= 0.01 * len(read), wrong
+
+
+@pytest.mark.slow  # about 20 s each
+@pytest.mark.parametrize("data", [DATA / "web", ROOT.parent / "shared" / "data" / "web"])
+@pytest.mark.parametrize("grouping", ["star", "components"])
+def test_pairs_of_the_truth_are_joined_and_others_are_not(
+    grouping, data, tmp_path, record_property
+):
+    """99 % of the pairs at Jaccard 0.8 of the main texts have one survivor; none under 0.5 has."""
+    truth, text = truth_of(data), extracted_from(data, tmp_path)
+    read = {d.id: d.url for d in read_documents(text)}
+    config = CleanConfig(
+        filters=FilterConfig(min_words=0, languages=()), dedup=DedupConfig(grouping=grouping)
+    )
+    clean(text, [], tmp_path / "out", config)
+    stays = {d.url: d.url for d in read_documents(tmp_path / "out")}
+    for row in read_jsonl(tmp_path / "out" / "dropped-00000.jsonl.zst"):
+        if row["reason"].endswith("duplicate"):
+            stays[row["url"]] = read[row["detail"][:16]]
+    near = {(u, v): j for u, row in truth.items() for v, j in row.get("near") or []}
+    alike = [(u, v) for (u, v), j in near.items() if j >= 0.8 and u < v and {u, v} <= set(stays)]
+    joined = sum(stays[u] == stays[v] for u, v in alike)
+    merged = [(u, v) for u, v in stays.items() if u != v]
+    under = [pair for pair in merged if near.get(pair, 0) < 0.5 and not same_group(truth, *pair)]
+    record_property("pairs at 0.8 joined", f"{joined} of {len(alike)}")
+    record_property("pages merged", len(merged))
+    assert len(alike) > 80
+    assert joined >= 0.99 * len(alike)
+    assert not under
+
+
+def same_group(truth: dict[str, dict], one: str, other: str) -> bool:
+    """Tell whether the truth joins two pages, perhaps by way of others."""
+    return truth[one]["dup_group"] is not None and (
+        truth[one]["dup_group"] == truth[other]["dup_group"]
+    )

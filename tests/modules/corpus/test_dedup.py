@@ -304,7 +304,8 @@ def test_nothing_and_one_document_are_fine():
 def test_tiny_buckets_and_other_processes_change_nothing(monkeypatch):
     documents = collection()
     expected = near(documents)
-    monkeypatch.setattr(tables, "BUCKET_ROWS", 5)  # 17 files a table instead of one
+    monkeypatch.setattr(tables, "BUCKET_BYTES", 100)  # many files a table instead of one
+    monkeypatch.setattr(lsh, "MAX_BUCKETS", 40)  # so that not all bands are compared at once
     monkeypatch.setattr(tables, "CHUNK", 3)
     assert near(documents) == expected
     with processes(2) as spread:
@@ -324,7 +325,7 @@ def test_what_a_killed_try_left_is_no_hindrance(tmp_path):
 
 @pytest.mark.parametrize("count", [1, 3, 50])
 def test_tables_give_all_rows_back_in_order(count, tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "BUCKET_ROWS", -(-1000 // count))
+    monkeypatch.setattr(tables, "BUCKET_BYTES", 8 * -(-1000 // count))
     numbers = np.random.default_rng(1).integers(0, 2**62, 1000).astype("<u8")
     with tables.Buckets(tmp_path / "t", "<u8", 1000, 2**62) as buckets:
         for piece in np.split(numbers, 4):
