@@ -1,6 +1,7 @@
 """prepare_corpus: dumps -> links -> pages -> text -> clean documents -> tokenizer -> tokens."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from prefect import flow
@@ -8,7 +9,7 @@ from prefect import flow
 from flows.look import show_corpus
 from flows.spread import spread, task_runner
 from flows.stage import Inputs, Stage, stage
-from modules import presets
+from modules import presets, tasks
 from modules.files import Progress
 from modules.parallel import Spread
 from modules.run import CorpusConfig, TokenizerStep
@@ -92,7 +93,7 @@ def make_text(
 
     inputs: Inputs = {"pages": pages}
     if warcs:
-        inputs = {**inputs, "warcs": versions.data_fingerprint(at.workspace, warcs)}
+        inputs |= {"warcs": versions.data_fingerprint(at.workspace, warcs)}
     name = f"{config.name}-text"
     return at.make(Kind.DOCUMENTS, name, step, config=config.extract, inputs=inputs, version=2)
 
@@ -105,21 +106,35 @@ def make_documents(
     base: Artifact | None = None,
 ) -> Artifact:
     """Filter and de-duplicate; add ready-made texts, or grow the corpus `base`, which has them."""
-    extra = [] if base else config.paths(at.workspace.data, "extra")
+    data = at.workspace.data
+    files = {what: config.paths(data, what) for what in ("extra", "wikipedia")}
+    files["evaluation"] = config.evaluation_files(data)
+    extra = [] if base else files.pop("extra")
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
         from modules.corpus.clean import clean
+        from modules.corpus.references import write_references
 
-        older = base.path if base else None
-        return clean(
-            text.path, extra, out, config.clean, base=older, spread=workers, progress=progress
-        )
+        chosen = [tasks.get(name) for name in config.evaluation]
+        with TemporaryDirectory(dir=out, suffix=".tmp") as scratch:
+            return clean(
+                text.path,
+                extra,
+                out,
+                config.clean,
+                base=base.path if base else None,
+                known=write_references(
+                    Path(scratch), evaluation=chosen, data=data, wikipedia=files["wikipedia"]
+                ),
+                spread=workers,
+                progress=progress,
+            )
 
     inputs: Inputs = {"text": text}
-    if base:
-        inputs = {**inputs, "base": base}
-    else:
-        inputs = {**inputs, "extra": versions.data_fingerprint(at.workspace, extra)}
+    inputs |= {"base": base} if base else {"extra": versions.data_fingerprint(at.workspace, extra)}
+    for what in ("wikipedia", "evaluation"):
+        if files[what]:
+            inputs |= {what: versions.data_fingerprint(at.workspace, files[what])}
     return at.make(Kind.DOCUMENTS, config.name, step, config=config.clean, inputs=inputs, version=2)
 
 
@@ -166,6 +181,6 @@ def make_tokens(
 
     inputs: Inputs = {"documents": documents, "tokenizer": tokenizer}
     if base:
-        inputs = {**inputs, "base": base}
+        inputs |= {"base": base}
     settings = config.tokens
     return at.make(Kind.TOKENS, config.name, step, config=settings, inputs=inputs, version=3)

@@ -103,7 +103,7 @@ def make_batch_pages(
 
     inputs: Inputs = {"links": links, "batch": batch.digest}
     if warcs:
-        inputs = {**inputs, "warcs": versions.data_fingerprint(at.workspace, warcs)}
+        inputs |= {"warcs": versions.data_fingerprint(at.workspace, warcs)}
     settings = config.fetch or corpus.pages
     return at.make(Kind.PAGES, corpus.name, step, config=settings, inputs=inputs, version=2)
 

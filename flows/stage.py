@@ -49,7 +49,7 @@ class Interrupted(RuntimeError):
 Step = Callable[[Path, Progress], dict[str, Any]]
 """step(empty or half-done directory, progress) -> counts"""
 
-Inputs = Mapping[str, Artifact | str]
+Inputs = dict[str, Artifact | str]
 """role -> artifact, or the fingerprint of input data"""
 
 _current: ContextVar["Stage | None"] = ContextVar("stage", default=None)
@@ -153,7 +153,7 @@ class Stage:
         step: Step,
         *,
         config: Config,
-        inputs: Inputs,
+        inputs: Mapping[str, Artifact | str],
         version: int,
         title: str = "",
     ) -> Artifact:
@@ -176,7 +176,7 @@ class Stage:
         step: Step,
         *,
         config: Config,
-        inputs: Inputs,
+        inputs: Mapping[str, Artifact | str],
         version: int,
         title: str = "",
     ) -> "PrefectFuture[Artifact]":
@@ -191,7 +191,7 @@ class Stage:
         name: str,
         step: Step,
         config: Config,
-        inputs: Inputs,
+        inputs: Mapping[str, Artifact | str],
         version: int,
         title: str,
     ) -> tuple[Any, tuple[Any, ...]]:

@@ -78,7 +78,7 @@ def write_lines(path: Path, lines: Iterable[bytes], level: int = 3) -> int:
     """Write lines atomically, zstd-compressed for .zst; return how many."""
     n = 0
     with atomic_write(path) as raw:
-        compressor = zstandard.ZstdCompressor(level=level)
+        compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
         file = compressor.stream_writer(raw, closefd=False) if path.suffix == ".zst" else raw
         for line in lines:
             file.write(line + b"\n")

@@ -33,6 +33,10 @@ class CorpusConfig(Config):
     """Stored pages, WARC files."""
     extra: tuple[str, ...] = ()
     """Ready-made texts that join the cleaned documents: JSON lines with id, source, title, text."""
+    wikipedia: tuple[str, ...] = ()
+    """Wikipedia's texts, JSON lines with `text`: what clean.filters.max_in_wikipedia looks for."""
+    evaluation: tuple[str, ...] = ()
+    """Tasks whose test sets clean.filters.max_in_evaluation looks for."""
     links: LinksConfig = LinksConfig()
     """Which links count."""
     pages: PagesConfig = PagesConfig()
@@ -49,14 +53,14 @@ class CorpusConfig(Config):
     """Processes that share a step on this machine, 0 for one a core; the result is the same."""
 
     def paths(self, data: Path, what: str) -> list[Path]:
-        """Return the input files of one field (dumps, warcs, extra) below the data folder.
+        """Return the input files of one field (dumps, warcs, ...) below the data folder.
 
         Raises:
             FileNotFoundError: one is not there; the message says how to get it.
             ValueError: a name leads out of the data folder, or nothing is named at all.
         """
         names: tuple[str, ...] = getattr(self, what)
-        if not names and what != "extra":
+        if not names and what in ("dumps", "warcs"):
             raise ValueError(f"no {what} are named: --set 'corpus.{what}=[\"web/FILE\"]'")
         found = [data / name for name in names]
         for name, path in zip(names, found, strict=True):
@@ -75,8 +79,18 @@ class CorpusConfig(Config):
         Raises:
             ValueError, FileNotFoundError: naming the setting or file and the mend.
         """
-        for what in ("dumps", "warcs", "extra"):
+        for what in ("dumps", "warcs", "extra", "wikipedia"):
             self.paths(data, what)
+        self.evaluation_files(data)
+
+    def evaluation_files(self, data: Path) -> list[Path]:
+        """Return the test files of the evaluation tasks.
+
+        Raises:
+            ValueError, FileNotFoundError: a task is unknown, or has no file there.
+        """
+        chosen = [tasks.get(name) for name in self.evaluation]
+        return [find_jsonl(data_path(task, data, "test")) for task in chosen]
 
 
 class NightlyConfig(Config):
