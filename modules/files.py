@@ -123,7 +123,7 @@ def _unpacked(path: Path, raw: IO[bytes]) -> Iterator[bytes]:
     """
     frame = None
     data = b""
-    while data or (data := raw.read(2**20)):
+    while data or (data := raw.read(2**16)):
         if frame is None:
             frame = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
         try:
