@@ -122,12 +122,12 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def read_lines(path: Path, block: int = 2**20) -> Iterator[bytes]:
+def read_lines(path: Path, block: int = 2**16) -> Iterator[bytes]:
     """Yield the lines of a .jsonl or .jsonl.zst file undecoded, without their ends."""
     yield from _lines(path, read_blocks(path, block))
 
 
-def read_blocks(path: Path, block: int = 2**20) -> Iterator[bytes]:
+def read_blocks(path: Path, block: int = 2**16) -> Iterator[bytes]:
     """Yield the content of a plain or zstd file in pieces that end anywhere."""
     with path.open("rb") as raw:
         plain = iter(lambda: raw.read(block), b"")

@@ -28,7 +28,8 @@ class CorpusConfig(Config):
     name: str = "sample"
     """What the artifacts are called."""
     dumps: tuple[str, ...]
-    """Link dumps: Pushshift submissions (.zst, .xz), JSON lines, or CSV with url, score, date."""
+    """Link dumps: Pushshift submissions, Hacker News items, JSON lines, CSV or Parquet with url,
+    score, date; plain, .zst, .xz, .gz or .bz2."""
     warcs: tuple[str, ...]
     """Stored pages, WARC files."""
     extra: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 BUSY_MS = 10_000  # how long a SQLite writer waits for another one
 ATTEMPTS = 8  # tries of one transaction that lost a race
-RACES = {"40001", "40P01"}  # PostgreSQL: serialisation failure, deadlock
+RACES = {"40001", "40P01", "55P03"}  # PostgreSQL: serialisation failure, deadlock, lock time-out
 
 
 def redacted(address: str) -> str:

@@ -42,7 +42,7 @@ def main(warcs: Path, out: Path, vocabulary: Path) -> None:
         counts[name] = run()
         times[name] = [time.perf_counter() - wall, cpu_seconds() - cpu]
 
-    pages = PagesConfig(block_domains=False)
+    pages = PagesConfig(blocklist="none")
     filters = FilterConfig(min_words=MIN_WORDS, drop_wikipedia=False)
     step("pages", lambda: select_pages(warcs, files, warcs, out / "pages", pages))
     step("text", lambda: extract_text(out / "pages", warcs, out / "text", ExtractConfig()))

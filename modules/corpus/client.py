@@ -150,13 +150,22 @@ async def ask(
     return answer
 
 
+def readable(text: str) -> str:
+    """Return what a server sent as text that can be written: as UTF-8 if it was, else Latin-1."""
+    data = text.encode("utf-8", "surrogateescape")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
 def failure(error: Exception) -> Failure:
     """Name the reason why there is no answer."""
-    detail = f"{type(error).__name__}: {error}"[:200]
+    detail = readable(f"{type(error).__name__}: {error}"[:200])
     cause = getattr(error, "os_error", None)
     match error:
         case BlockedAddress():
-            return Failure("blocked-address", str(error)[:200])
+            return Failure("blocked-address", readable(str(error)[:200]))
         case TimeoutError():
             return Failure("timeout", detail, transient=True)
         case aiohttp.ClientConnectorDNSError():
@@ -198,7 +207,7 @@ def read_header(response: aiohttp.ClientResponse, url: str, config: HttpConfig) 
         request="\r\n".join(request).encode() + b"\r\n\r\n",
         status=response.status,
         head=head,
-        headers={name.lower(): response.headers[name] for name in response.headers},
+        headers={name.lower(): readable(response.headers[name]) for name in response.headers},
         peer=response.peer if isinstance(response, GuardedResponse) else "",
         date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         body=tempfile.SpooledTemporaryFile(max_size=SPOOLED),

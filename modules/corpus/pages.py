@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.config import Config
-from modules.corpus.addresses import blocked_domains, refusal
+from modules.corpus.addresses import Blocklist, blocked_domains, refusal
 from modules.corpus.captures import (
     REDIRECTS,
     Stored,
@@ -42,16 +42,16 @@ class PagesConfig(Config):
     """Media types taken as pages; answers without one are taken too and looked at later."""
     keep_truncated: bool = False
     """Also take answers that the crawler or the connection cut off."""
-    block_domains: bool = True
-    """Refuse redirects to the shipped list of hosts without text."""
+    blocklist: Blocklist = "paper"
+    """Which shipped list of hosts without text redirects may not lead to."""
     extra_blocked: tuple[str, ...] = ()
     """More domains to refuse, each with everything below it."""
 
     @property
     def blocked(self) -> frozenset[str]:
         """All domains that are refused."""
-        shipped = blocked_domains() if self.block_domains else frozenset()
-        return shipped | {domain.lower().strip(".") for domain in self.extra_blocked}
+        extra = {domain.lower().strip(".") for domain in self.extra_blocked}
+        return blocked_domains(self.blocklist) | extra
 
 
 def relative_paths(warcs: list[Path], root: Path) -> dict[str, Path]:

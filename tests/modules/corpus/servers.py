@@ -227,6 +227,11 @@ PAGES: dict[str, Handler] = {
     "redirect-chain": endless_chain,
     "redirect-private": moved("http://169.254.169.254/latest/meta-data/"),
     "redirect-loopback": moved("http://localhost.zoo.example:80/"),
+    "redirect-bytes": fixed(
+        b"HTTP/1.1 302 Found\r\nLocation: /caf\xe9\r\nContent-Type: \xff\r\n" + CLOSE
+    ),
+    "bytes-in-type": fixed(OK + b"Content-Type: text/html; charset=\xff\xfe\r\n" + CLOSE + b"<p>"),
+    "bytes-for-http": fixed(b"HTTP/1.1 \xff\xfe\r\n\r\n"),
     "redirect-file": moved("file:///etc/hostname"),
     "redirect-nowhere": fixed(b"HTTP/1.1 302 Found\r\n" + CLOSE),
     "length-too-long": fixed(OK + HTML + b"Content-Length: 90000\r\n\r\n" + page("/short")),

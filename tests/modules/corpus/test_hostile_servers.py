@@ -18,14 +18,14 @@ QUICK = FetchConfig(
     retries=0,
     concurrency=100,
     per_host_delay_seconds=0.0,
-    http=HttpConfig(total_seconds=DEADLINE, connect_seconds=2, rate_seconds=2),
+    http=HttpConfig(total_seconds=DEADLINE, connect_seconds=2, rate_seconds=1),
     robots=RobotsConfig(seconds=2),
 )
 # (server, reason, transient); where a server's bytes may come in one piece or more, two reasons
 CASES = [
     ("healthy", "", False),
     ("slow-headers", "timeout", True),
-    ("slow-body", "too-slow", True),
+    ("slow-body", "too-slow|timeout", True),
     ("endless-body", "too_large_decoded", False),
     ("endless-chunks", "too_large_decoded", False),
     ("endless-headers", "bad-http", False),
@@ -46,6 +46,9 @@ CASES = [
     ("redirect-loop", "redirect-loop", False),
     ("redirect-chain", "redirect-limit", False),
     ("redirect-private", "redirect-to-not-public", False),
+    ("redirect-bytes", "redirect-loop", False),  # to itself, but for the first time
+    ("bytes-in-type", "", False),
+    ("bytes-for-http", "bad-http", False),
     ("redirect-file", "redirect-to-not-http", False),
     ("redirect-nowhere", "redirect-no-location", False),
     ("length-too-long", "truncated", True),
