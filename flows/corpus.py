@@ -1,7 +1,7 @@
 """prepare_corpus: dumps -> links -> pages -> text -> clean documents -> tokenizer -> tokens."""
 
+import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from prefect import flow
@@ -116,19 +116,22 @@ def make_documents(
         from modules.corpus.references import write_references
 
         chosen = [tasks.get(name) for name in config.evaluation]
-        with TemporaryDirectory(dir=out, suffix=".tmp") as scratch:
-            return clean(
-                text.path,
-                extra,
-                out,
-                config.clean,
-                base=base.path if base else None,
-                known=write_references(
-                    Path(scratch), evaluation=chosen, data=data, wikipedia=files["wikipedia"]
-                ),
-                spread=workers,
-                progress=progress,
-            )
+        scratch = out / "references.tmp"
+        scratch.mkdir(exist_ok=True)
+        counts = clean(
+            text.path,
+            extra,
+            out,
+            config.clean,
+            base=base.path if base else None,
+            known=write_references(
+                scratch, evaluation=chosen, data=data, wikipedia=files["wikipedia"]
+            ),
+            spread=workers,
+            progress=progress,
+        )
+        shutil.rmtree(scratch)
+        return counts
 
     inputs: Inputs = {"text": text}
     inputs |= {"base": base} if base else {"extra": versions.data_fingerprint(at.workspace, extra)}

@@ -67,8 +67,9 @@ def clean(
         ValueError: a file of `extra` lacks a column or names an unknown split, two documents have
             one id, or nothing is left.
     """
-    for path in [*out.glob("documents-*"), *out.glob("dropped-*"), *out.glob("sketches*")]:
-        path.unlink()  # of an interrupted try
+    for pattern in ("documents-*", "dropped-*", "sketches*", ".*.*.tmp"):
+        for path in out.glob(pattern):  # of an interrupted try
+            path.unlink()
     units = _units(extracted, extra, out / WORK, config, known)
     counts, kept, dropped = _filter(units, spread, progress)
     old = _carry_over(base, out, config, spread) if base else []

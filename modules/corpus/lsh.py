@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from modules.corpus.sketches import PLAIN, DedupConfig
-from modules.corpus.tables import MAX_BUCKETS, Buckets, chunks, new_table, table
+from modules.corpus.tables import MAX_BUCKETS, Buckets, array_chunks, chunks, new_table, table
 
 BUCKET_PAIRS = 64  # at most so many better-ranked partners a document in one bucket
 FATE = np.dtype([("of", "<u4"), ("kind", "u1"), ("jaccard", "<f8")])  # kind 0: stays
@@ -68,13 +68,9 @@ class Job:
         """Yield sketches and ranks in pieces."""
         for number in range(len(self.parts)):
             start, ranks = 0, self.ranks(number)
-            for rows in _sketches(self.parts[number]):
+            for rows in array_chunks(self.parts[number].sketches):
                 yield rows, np.array(ranks[start : start + len(rows)])
                 start += len(rows)
-
-
-def _sketches(part: Part) -> Iterator[np.ndarray]:
-    return chunks(np.load(part.sketches, mmap_mode="r", allow_pickle=False))
 
 
 def size_of(part: Part) -> int:
@@ -90,7 +86,7 @@ def rank(job: Job) -> None:
     with buckets:
         for number, part in enumerate(job.parts):
             start = 0
-            for sketches in _sketches(part):
+            for sketches in array_chunks(part.sketches):
                 rows = np.empty(len(sketches), dtype=dtype)
                 rows["key"], rows["id"] = _keys(part, sketches["key"]), sketches["id"]
                 rows["part"], rows["row"] = number, start + np.arange(len(rows))
@@ -116,7 +112,11 @@ def _keys(part: Part, keys: np.ndarray) -> np.ndarray:
 def _splitters(job: Job, count: int) -> np.ndarray:
     """Return count - 1 keys that divide the documents about evenly."""
     step = max(1, job.total // (1000 * count))
-    sample = [_keys(part, rows["key"][::step]) for part in job.parts for rows in _sketches(part)]
+    sample = [
+        _keys(part, rows["key"][::step])
+        for part in job.parts
+        for rows in array_chunks(part.sketches)
+    ]
     ordered = np.sort(np.concatenate(sample))
     return ordered[[len(ordered) * k // count for k in range(1, count)]]
 

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from modules.corpus.sketches import write_array
-from modules.corpus.tables import chunks
+from modules.corpus.tables import array_chunks
 from modules.files import json_line, read_lines, write_lines
 from modules.parallel import Spread
 
 FAN_IN = 64  # files merged at once
-BLOCK = 2**16  # bytes of each read at once
-ROWS = 1024  # rows of each array in memory
+BLOCK = 2**14  # bytes of each read at once
+ROWS = 128  # rows of each array in memory
 LEVEL = 1  # of compression: these files are for one run only
 ID = np.dtype([("id", "<u8")])
 
@@ -68,9 +68,8 @@ def ids_of(rows: list[dict[str, Any]]) -> np.ndarray:
 
 def read_run(run: Run) -> Iterator[Row]:
     """Yield the rows of a run."""
-    array = np.load(run.array, mmap_mode="r", allow_pickle=False)
     lines = read_lines(run.lines, BLOCK)
-    for piece in chunks(array, ROWS):
+    for piece in array_chunks(run.array, ROWS):
         for number, row in zip(piece["id"].tolist(), piece, strict=True):
             yield number, next(lines), row
 

@@ -75,3 +75,11 @@ def chunks(rows: np.ndarray, size: int = CHUNK) -> Iterator[np.ndarray]:
     """Yield a mapped table in pieces that are in memory."""
     for start in range(0, len(rows), size):
         yield np.array(rows[start : start + size])
+
+
+def array_chunks(path: Path, size: int = CHUNK) -> Iterator[np.ndarray]:
+    """Yield an array file in pieces (what is read from a map would count as memory)."""
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    for start in range(0, len(mapped), size):
+        offset = mapped.offset + start * mapped.itemsize
+        yield np.fromfile(path, mapped.dtype, min(size, len(mapped) - start), offset=offset)

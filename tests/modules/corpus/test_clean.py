@@ -5,6 +5,7 @@ import hashlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections import defaultdict
@@ -252,6 +253,41 @@ def test_finished_units_are_not_done_again_unless_the_plan_is_another(
         with pytest.raises(KeyboardInterrupt):
             clean(shards, [], tmp_path / "out", config)
         assert len(sketched) == expected
+
+
+@pytest.mark.slow  # a minute
+@pytest.mark.timeout(600)
+def test_kills_with_two_workers_lose_and_double_nothing(shards, extra, tmp_path):
+    """SIGKILL the step 20 times, each time a little later, then let it end."""
+    code = (
+        "import sys; from pathlib import Path; from modules.corpus.clean import *\n"
+        "from modules.parallel import processes\n"
+        "if __name__ == '__main__':\n"
+        "    with processes(2) as spread:\n"
+        "        print('begun', flush=True)\n"
+        "        clean(Path(sys.argv[1]), [Path(sys.argv[2])], Path(sys.argv[3]),"
+        " CleanConfig(filters=FilterConfig(min_words=20)), spread=spread)"
+    )
+    (tmp_path / "step.py").write_text(code)
+    paths = [tmp_path / "step.py", shards, extra, tmp_path / "out"]
+    expected = clean(shards, [extra], tmp_path / "first", CONFIG)
+    killed = 0
+    for number in range(21):
+        run = subprocess.Popen(
+            [sys.executable, *map(str, paths)],
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        assert run.stdout and run.stdout.readline() == b"begun\n"
+        if number < 20:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                run.wait(0.25 * number)
+            run.kill()
+            killed += run.wait() == -signal.SIGKILL
+        assert number < 20 or run.wait() == 0
+    assert killed >= 5 and expected["kept"] > 20
+    assert digests(tmp_path / "out") == digests(tmp_path / "first")
 
 
 # --- on top of an older corpus ---
