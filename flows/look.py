@@ -217,7 +217,9 @@ def duplicates_page(look: Mapping[str, Any]) -> list[Block]:
     sizes = sorted(((int(size), n) for size, n in found["sizes"].items()), reverse=False)
     rows = [[f"{size:,}", f"{n:,}", f"{n * (size - 1):,}"] for size, n in sizes[:30]]
     pairs = [
-        Quote([title, f"Jaccard {row['jaccard']}", document["url"], document["title"]], text)
+        Quote(
+            [title, f"Jaccard {row['jaccard']}", document["url"], document.get("title", "")], text
+        )
         for reason, samples in look["dropped"]["documents"].items()
         for row in samples
         if "stays" in row
