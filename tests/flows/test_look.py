@@ -185,6 +185,15 @@ def test_every_page_of_a_poisoned_corpus_is_harmless(look):
         assert not Tags(as_html("x", blocks)).tags & {"script", "a", "b.onclick", "img.onerror"}
 
 
+def test_a_dropped_text_that_was_not_extracted_is_shown_without_it(look):
+    """A ready-made duplicate is in no text artifact."""
+    stays = {"id": "a" * 16, "url": "https://x.org/", "title": "t", "text": "x"}
+    row = {"id": "b" * 16, "url": "", "detail": "", "stays": stays, "jaccard": "1.000"}
+    changed = look | {"dropped": {"documents": {"exact_duplicate": [row]}}}
+    for blocks in pages_of(changed).values():
+        assert as_markdown("x", blocks) and as_html("x", blocks)
+
+
 def why(*arguments, root):
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", "why", *arguments],
