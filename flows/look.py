@@ -6,6 +6,7 @@ and lays the numbers out as pages.
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,12 @@ def make_look(at: Stage, name: str, tokens: Artifact) -> Artifact:
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
         here = checked_out(at.workspace, chain)
-        corpus = Corpus(**{role: Part(x.path, x.counts) for role, x in here.items()})
+        parts = {role: Part(x.path, x.counts) for role, x in here.items()}
+        if base := here["documents"].inputs.get("base"):
+            older = artifacts.checkout(at.workspace, base, verify=False).path
+            names = frozenset(path.name for path in older.iterdir())
+            parts["documents"] = replace(parts["documents"], older=names)
+        corpus = Corpus(**parts)
         large = chain["documents"].counts["kept"] > MANY
         with spread(0 if large else 1) as over:  # processes take longer to start than a few shards
             look = look_at(corpus, config, spread=over, progress=progress)
@@ -73,7 +79,7 @@ def make_look(at: Stage, name: str, tokens: Artifact) -> Artifact:
     title = f"corpus report {name}"
     inputs = dict(chain)
     return at.make(
-        Kind.REPORT, f"{name}-corpus", step, config=config, inputs=inputs, version=1, title=title
+        Kind.REPORT, f"{name}-corpus", step, config=config, inputs=inputs, version=2, title=title
     )
 
 

@@ -22,6 +22,8 @@ from modules.corpus.shards import TokensConfig, write_tokens
 
 MIN_WORDS = 96  # FilterConfig's default, the same in datatrove_path.py
 
+SHARD_DOCUMENTS = 1000  # memory goes by the shard: so one is full at every scale
+
 
 def cpu_seconds() -> float:
     """Return the processor time of this process and of its children that have ended."""
@@ -46,7 +48,8 @@ def main(warcs: Path, out: Path, vocabulary: Path) -> None:
     filters = FilterConfig(min_words=MIN_WORDS, drop_wikipedia=False)
     step("pages", lambda: select_pages(warcs, files, warcs, out / "pages", pages))
     step("text", lambda: extract_text(out / "pages", warcs, out / "text", ExtractConfig()))
-    step("clean", lambda: clean(out / "text", [], out / "documents", CleanConfig(filters=filters)))
+    config = CleanConfig(filters=filters, shard_documents=SHARD_DOCUMENTS)
+    step("clean", lambda: clean(out / "text", [], out / "documents", config))
     step(
         "tokens",
         lambda: write_tokens(out / "documents", vocabulary, out / "tokens", TokensConfig()),

@@ -35,6 +35,7 @@ class Part:
 
     path: Path
     counts: Counts
+    older: frozenset[str] = frozenset()  # names of files carried over from the corpus it continues
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,11 @@ def _drops(corpus: Corpus, config: LookConfig, spread: Spread) -> dict[str, Drop
         "pages": _dropped_files(corpus.pages),
         "damaged WARC records": _dropped_files(corpus.pages, "rejected"),
         "text": _dropped_files(corpus.text),
-        "documents": _dropped_files(corpus.documents),
+        "documents": [
+            path
+            for path in _dropped_files(corpus.documents)
+            if path.name not in corpus.documents.older  # the counts are of what is new
+        ],
     }
     found = {}
     for name, paths in files.items():

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import pytest
@@ -130,6 +130,13 @@ def test_what_was_carried_over_is_no_loss(corpus):
     look = look_at(grown, LookConfig())
     assert look["carried"] == 5
     assert {x["name"]: x["missing"] for x in look["funnel"]}["tokens"] == 0
+    rows = [{"id": "0" * 16, "url": "", "reason": "too_short", "detail": ""}]
+    write_jsonl(older.path / "dropped-00001.jsonl.zst", rows * 4)  # of the new documents
+    older = replace(older, older=frozenset({"dropped-00000.jsonl.zst"}))
+    look = look_at(replace(grown, documents=older), LookConfig())
+    steps = {step["name"]: step for step in look["funnel"]}
+    assert steps["documents"]["missing"] == 0 and steps["documents"]["dropped"] == 4
+    assert look["duplicates"]["duplicates"] == 2
 
 
 def test_processes_see_the_same(corpus):
