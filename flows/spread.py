@@ -5,6 +5,7 @@ address of a scheduler, or to `local` for a cluster of this machine's cores. The
 same code and must see the project folder under the same path.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from prefect.context import FlowRunContext
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from modules.parallel import Spread, processes
+
+logger = logging.getLogger(__name__)
 
 DASK = "TEXTMILL_DASK"
 DASK_LOGGING = "DASK_LOGGING__DISTRIBUTED"  # Dask says every connection at its default level
@@ -37,7 +40,8 @@ def task_runner() -> TaskRunner[Any]:
             f"{DASK} is set and {error.name} is missing: pip install 'textmill[dask]'"
         ) from None
     if address == "local":
-        return DaskTaskRunner(cluster_kwargs={"threads_per_worker": 1})
+        cluster = {"threads_per_worker": 1, "dashboard_address": None}  # it would listen to all
+        return DaskTaskRunner(cluster_kwargs=cluster)
     return DaskTaskRunner(address=address)
 
 
@@ -50,6 +54,7 @@ def spread(workers: int) -> Iterator[Spread]:
         with processes(workers) as here:
             yield here
     else:
+        logger.info("steps run on the Dask cluster at %s", runner.client.scheduler.address)
         yield partial(_on_cluster, runner)
 
 

@@ -41,7 +41,7 @@ def mixed(zoo, tmp_path_factory):
 
 
 def test_fetched_text_is_that_of_the_served_page(mixed, tmp_path):
-    extract_text(mixed.out, mixed.out, tmp_path, ExtractConfig(workers=1))
+    extract_text(mixed.out, mixed.out, tmp_path, ExtractConfig())
     documents = list(read_documents(tmp_path))
     assert len(documents) == len(mixed.pages) == 5 * len(FORMS)
     for document in documents:
