@@ -49,7 +49,7 @@ def task_runner() -> TaskRunner[Any]:
 def spread(workers: int) -> Iterator[Spread]:
     """Open the workers of a step: so many processes here, or those of the flow's cluster."""
     context = FlowRunContext.get()
-    runner = context.task_runner if context else None
+    runner: Any = context.task_runner if context else None
     if runner is None or isinstance(runner, ThreadPoolTaskRunner):
         with processes(workers) as here:
             yield here
