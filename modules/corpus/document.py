@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def shard_paths(directory: Path, prefix: str = "documents") -> list[Path]:
 
 def write_documents(path: Path, documents: Iterable[Document]) -> int:
     """Write one shard atomically; return how many documents it holds."""
-    return write_jsonl(path, (asdict(document) for document in documents))
+    return write_jsonl(path, map(vars, documents))
 
 
 def read_documents(path: Path) -> Iterator[Document]:

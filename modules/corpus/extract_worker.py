@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from modules.corpus.decode import DecodeError, clean_text, decode_body, decode_text, is_binary
 from modules.corpus.main_text import MainText, main_text
 from modules.corpus.warc import BodyReader
@@ -92,7 +94,10 @@ def answer_line(request: Request, reader: BodyReader, settings: Settings) -> byt
         os._exit(OUT_OF_MEMORY)
     except Exception as error:  # whatever a parser of a stranger's page may raise
         answer = {"reason": "extract-crash", "detail": repr(error)[:200]}
-    return json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    try:
+        return orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # half of a surrogate, in what a page says of itself
+        return json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
 def serve(settings: Settings) -> None:

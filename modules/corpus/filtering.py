@@ -6,7 +6,7 @@ The unit of work of `clean`. A finished one is left alone when the step starts a
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class Pile:
             return self.rows, ids_of(self.rows)
         for document in self.rows:
             id_of(document.id)
-        return list(map(asdict, self.rows)), sketch(self.rows, self.unit.config.dedup)
+        return list(map(vars, self.rows)), sketch(self.rows, self.unit.config.dedup)
 
 
 def filter_unit(unit: Unit) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def filter_unit(unit: Unit) -> dict[str, Any]:
             result = filters.apply(steps, document)
             if isinstance(result, Dropped):
                 counts[f"dropped.{result.reason}"] += 1
-                dropped.add(dropped_row(asdict(document), result.reason, result.detail), 0)
+                dropped.add(dropped_row(vars(document), result.reason, result.detail), 0)
             else:
                 masked = result.meta.get("masked", {})
                 counts.update({f"masked.{kind}": n for kind, n in masked.items()})

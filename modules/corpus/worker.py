@@ -17,6 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +60,7 @@ class Worker:
         process = self._started()
         assert process.stdin is not None
         with suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.write(orjson.dumps(request, option=orjson.OPT_APPEND_NEWLINE))
             process.stdin.flush()
 
     def _answer(self) -> dict[str, Any]:
@@ -69,7 +71,7 @@ class Worker:
         if not line.endswith(b"\n"):
             return {}
         self._answered += 1
-        answer: dict[str, Any] = json.loads(line)
+        answer: dict[str, Any] = orjson.loads(line)
         return answer
 
     def _death(self) -> dict[str, Any]:
