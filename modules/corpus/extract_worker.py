@@ -72,7 +72,7 @@ def read_page(html: str, settings: Settings) -> dict[str, Any]:
         return {"reason": "empty", "detail": ""}
     if found.only_links:
         return {"reason": "only-links", "detail": text[:80]}
-    if len(text.split()) < settings["min_words"]:
+    if len(text.split(None, settings["min_words"])) < settings["min_words"]:  # stops counting there
         return {"reason": "too-short", "detail": text[:80]}
     return {"text": text, "title": clean_text(found.title), "date": found.date}
 

@@ -5,7 +5,6 @@ processes of extract.py, since a parser may crash on a hostile page.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -73,15 +72,6 @@ def _words(element: ElementNode) -> int:
     return len((element.text or "").split())
 
 
-def _children(element: ElementNode) -> Iterator[ElementNode]:
-    """Yield child elements by their links; the library's lists take quadratic time."""
-    child = element.first_element_child
-    while child is not None:
-        following = child.next_element_sibling  # asked first: the caller may take the child away
-        yield child
-        child = following
-
-
 def _letters(html: str) -> int:
     """Count the characters of HTML that are neither tags nor white space."""
     return len("".join(TAG.sub("", html).split()))
@@ -117,8 +107,10 @@ def _is_frame(element: ElementNode, tag: str, page_words: int) -> bool:
     """Tell whether an element is part of the frame around the text."""
     if tag in NEVER_TEXT or element.getattr("role", "") in NEVER_TEXT_ROLES:
         return True
-    names = element.class_name or "", element.id or ""
-    framed, linked = _named(f"{names[0][:MAX_NAME]} {names[1][:MAX_NAME]}")
+    classes, own = element.class_name, element.id
+    framed = linked = False
+    if classes or own:
+        framed, linked = _named(f"{(classes or '')[:MAX_NAME]} {(own or '')[:MAX_NAME]}")
     framed = framed or tag in FRAME_TAGS
     if not framed and not linked and tag != "aside":
         return False
@@ -145,7 +137,9 @@ def remove_frames(root: ElementNode, page_words: int) -> list[ElementNode]:
     """Take the page's frame out of a tree; return the lists of links that are left."""
     lists, waiting = [], [root]
     while waiting:
-        for child in _children(waiting.pop()):
+        child = waiting.pop().first_element_child  # the library's lists take quadratic time
+        while child is not None:
+            following = child.next_element_sibling  # asked first: the child may be taken away
             tag = child.tag or ""
             if _is_frame(child, tag, page_words):
                 child.decompose()
@@ -153,6 +147,7 @@ def remove_frames(root: ElementNode, page_words: int) -> list[ElementNode]:
                 lists.append(child)
             elif tag in CONTAINERS:
                 waiting.append(child)
+            child = following
     return lists
 
 
