@@ -69,10 +69,20 @@ class FastEncoder:
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of a text as uint32 (tokens,)."""
-        data = _utf8(text) if self._engine is not None else None
-        if data is None or self._is_odd(data):
-            return np.array(self._tokenizer.encode(text), dtype=np.uint32)
-        return self._fast_ids(data)
+        return self.encode_sized(text)[0]
+
+    def encode_sized(self, text: str) -> tuple[np.ndarray, int]:
+        """Return the ids of a text as uint32 (tokens,), and its bytes of UTF-8."""
+        data = _utf8(text)
+        if data is None:
+            return self._slow_ids(text), len(text.encode("utf-8", "replace"))
+        if self._engine is None or self._is_odd(data):
+            return self._slow_ids(text), len(data)
+        return self._fast_ids(data), len(data)
+
+    def _slow_ids(self, text: str) -> np.ndarray:
+        """Return tiktoken's ids."""
+        return np.array(self._tokenizer.encode(text), dtype=np.uint32)
 
     def _fast_ids(self, data: bytes) -> np.ndarray:
         """Return gigatoken's ids, loading it anew before its memory of words grows too large."""

@@ -173,7 +173,7 @@ SAMPLE = RunConfig(
         optim=OptimConfig(optimizer="muon", lr=0.01, warmup_steps=20, min_lr_fraction=0.05),
         precision="32-true",  # the same bits on any processor's bfloat16, or none
         batch_size=8,
-        max_steps=1200,
+        max_steps=2000,
         val_every=200,
         val_windows=128,
         checkpoint_every=100,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from modules import tokenizer as bpe
 from modules.corpus.document import read_documents
@@ -92,7 +93,7 @@ def encode_shard(job: Job) -> Path:
     dtype = token_dtype(encoder[0].n_vocab)
     with atomic_write(job.work) as file:
         header = {split: part.header() for split, part in parts.items()}
-        file.write(json.dumps(header).encode() + b"\n")
+        file.write(orjson.dumps(header, option=orjson.OPT_APPEND_NEWLINE))
         for part in parts.values():
             file.write(part.joined(dtype).data)
     trying.unlink(missing_ok=True)
@@ -104,24 +105,31 @@ def _encode(job: Job, tokenizer: bpe.Tokenizer, encoder: FastEncoder) -> dict[Sp
     parts = {split: _Part() for split in SPLITS}
     end = np.array([tokenizer.eot], dtype=np.uint32)
     for document in read_documents(job.shard):
-        ids = check_ids(encoder.encode(document.text), tokenizer.n_vocab, document.id)
+        ids, size = encoder.encode_sized(document.text)
+        check_ids(ids, tokenizer.n_vocab, document.id)
         part = parts[split_of_document(document, job.config)]
         part.names.append(document.id)
         part.lengths.append(len(ids) + 1)
         part.ids += [ids, end]
-        part.bytes += _size(document.text)
+        part.bytes += size
     return parts
 
 
-def _size(text: str) -> int:
-    """Return how many bytes of UTF-8 a text has."""
-    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+@lru_cache(maxsize=4)
+def load_once(directory: Path, stamp: tuple[int, ...]) -> bpe.Tokenizer:
+    """Load a tokenizer that has not changed since only once in each process."""
+    return bpe.load(directory)
+
+
+def stamp(directory: Path) -> tuple[int, ...]:
+    """Return when the files of a directory were written last."""
+    return tuple(sorted(path.stat().st_mtime_ns for path in directory.iterdir()))
 
 
 @lru_cache(maxsize=4)
 def _encoder(directory: Path, digest: str, fast: bool) -> tuple[bpe.Tokenizer, FastEncoder]:
     """Return a tokenizer and its encoder for corpora, once for each process."""
-    tokenizer = bpe.load(directory)
+    tokenizer = load_once(directory, stamp(directory))
     if tokenizer.sha256 != digest:
         raise ValueError(f"{directory}: the tokenizer changed during the run: start again")
     return tokenizer, FastEncoder(tokenizer, fast=fast)

@@ -22,7 +22,7 @@ import numpy as np
 
 from modules import tokenizer as bpe
 from modules.corpus.document import read_documents, shard_paths
-from modules.corpus.encode import WORK, Job, encode_shard, token_dtype
+from modules.corpus.encode import WORK, Job, encode_shard, load_once, stamp, token_dtype
 from modules.corpus.split_writer import SplitWriter, carry_over
 from modules.corpus.splits import SPLITS, TokensConfig, fractions, split_of_document
 from modules.corpus.token_file import TokenFile, read_index
@@ -52,7 +52,7 @@ def write_tokens(
         ValueError: a document shard is damaged or names an unknown split, no document is left for
             training, or base was made of other documents, another tokenizer or other fractions.
     """
-    encoder = bpe.load(tokenizer)
+    encoder = load_once(tokenizer, stamp(tokenizer))
     paths = shard_paths(documents)
     digests = dict(zip(paths, spread(sha256, paths), strict=True))
     index = _new_index(encoder, config)
