@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,19 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         fsync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def carry_over(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system cannot."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        os.link(source, temporary)
+    except OSError:  # another file system, or one without links
+        with atomic_write(target) as file, source.open("rb") as old:
+            shutil.copyfileobj(old, file, 2**20)
+        return
+    temporary.replace(target)
+    temporary.unlink(missing_ok=True)  # rename does nothing between two names of one file
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -13,7 +13,6 @@ so a new document like that one only is kept.
 import heapq
 import json
 import logging
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -31,7 +30,7 @@ from modules.corpus.recipe import CleanConfig, FilterConfig
 from modules.corpus.references import NO_REFERENCES, References
 from modules.corpus.runs import Row, Run, merge, merged, read_run
 from modules.corpus.sketches import sketch_shard, sketched_by, sketches_path, write_array
-from modules.files import Progress, sha256, silent, write_json, write_lines
+from modules.files import Progress, carry_over, sha256, silent, write_json, write_lines
 from modules.parallel import Spread, one_by_one
 
 log = logging.getLogger(__name__)
@@ -129,28 +128,18 @@ def _carry_over(base: Path, out: Path, config: CleanConfig, spread: Spread) -> l
     out.mkdir(parents=True, exist_ok=True)
     shards = shard_paths(base)
     for path in [*shards, *base.glob("dropped-*")]:
-        _link(path, out / path.name)
+        carry_over(path, out / path.name)
     described = base / SKETCHED
     if described.exists() and json.loads(described.read_text()) == sketched_by(config.dedup):
         for shard in shards:
             path = sketches_path(shard)
-            _link(path, out / path.name)
+            carry_over(path, out / path.name)
     else:
         log.warning("%s: no sketches of these settings; its documents are read again", base)
         items = [(shard, sketches_path(out / shard.name), config.dedup) for shard in shards]
         for _ in spread(sketch_shard, items):
             pass
     return [Part(out / s.name, sketches_path(out / s.name), old=True) for s in shards]
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system cannot."""
-    try:
-        os.link(source, target)
-    except OSError:
-        unfinished = target.with_name(f".{target.name}.tmp")
-        shutil.copyfile(source, unfinished)
-        unfinished.replace(target)
 
 
 def _write_staying(

@@ -23,10 +23,10 @@ import numpy as np
 from modules import tokenizer as bpe
 from modules.corpus.document import read_documents, shard_paths
 from modules.corpus.encode import WORK, Job, encode_shard, load_once, stamp, token_dtype
-from modules.corpus.split_writer import SplitWriter, carry_over
+from modules.corpus.split_writer import SplitWriter
 from modules.corpus.splits import SPLITS, TokensConfig, fractions, split_of_document
 from modules.corpus.token_file import TokenFile, read_index
-from modules.files import Progress, sha256, silent, write_json
+from modules.files import Progress, carry_over, sha256, silent, write_json
 from modules.parallel import Spread, one_by_one
 
 SAME = ("tokenizer_sha256", "fractions")  # of a base, or its tokens and ours are no one stream

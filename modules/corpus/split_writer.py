@@ -1,8 +1,6 @@
 """One split of a tokens directory, written: ids into shards of equal size, spans of documents."""
 
 import hashlib
-import os
-import shutil
 from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
@@ -104,16 +102,3 @@ class SplitWriter:
             compressor = zstandard.ZstdCompressor(level=6).stream_writer(raw, closefd=False)
             self._spans = self._spans_open.enter_context(compressor)
         return self._spans
-
-
-def carry_over(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system cannot."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        os.link(source, temporary)
-    except OSError:  # another file system, or one without links
-        with atomic_write(target) as file, source.open("rb") as old:
-            shutil.copyfileobj(old, file, 2**20)
-        return
-    temporary.replace(target)
-    temporary.unlink(missing_ok=True)  # rename does nothing between two names of one file
