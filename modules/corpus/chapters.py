@@ -13,6 +13,7 @@ from modules.corpus.tally import Row
 from modules.corpus.token_file import read_index
 
 Outcome = Literal["kept", "dropped", "absent"]
+AGAIN = "already_kept"  # a page of an older corpus was read again; the document there stays
 MANY = 5  # rows told of one kind; the rest is only counted
 
 
@@ -84,7 +85,8 @@ def documents_chapter(
 ) -> tuple[Chapter, Document | None]:
     """Tell each filter's verdict and the duplicates; return the document if it stays."""
     rows = list(dropped_rows(directory, id))
-    if own := next((row for row in rows if row["id"] == id), None):
+    own = next((row for row in rows if row["id"] == id and row["reason"] != AGAIN), None)
+    if own:
         return Chapter("documents", "dropped", _verdict(directory, own, filters)), None
     document = find_document(directory, id)
     if document is None:

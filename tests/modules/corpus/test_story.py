@@ -157,6 +157,12 @@ def test_older_nights_are_asked_too(night, tmp_path):
     assert not tell(HOST + "nowhere", nights).known
 
 
+def test_a_page_that_was_read_again_is_still_in_the_corpus(night):
+    """The new copy goes as already_kept; the document of the older corpus stays."""
+    write_jsonl(night["documents"] / "dropped-00001.jsonl.zst", [gone("kept", "already_kept")])
+    assert tell(HOST + "kept", [night]).end == "it is in the corpus"
+
+
 def test_the_ledger_is_asked_where_there_is_one(night):
     ledger = {HOST + "kept": ["fetched, 1 attempt"]}
     story = tell(HOST + "kept", [night], ledger=lambda url: ledger.get(url, []))
