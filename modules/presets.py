@@ -173,7 +173,7 @@ SAMPLE = RunConfig(
         optim=OptimConfig(optimizer="muon", lr=0.01, warmup_steps=20, min_lr_fraction=0.05),
         precision="32-true",  # the same bits on any processor's bfloat16, or none
         batch_size=8,
-        max_steps=2000,
+        max_steps=1600,
         val_every=200,
         val_windows=128,
         checkpoint_every=100,
@@ -191,7 +191,12 @@ SAMPLE = RunConfig(
             precision="32-true",
             threads=1,
         ),
-        token_limits={"passage_source": 80_000, "social_iqa": 30_000, "next_passage": 120_000},
+        token_limits={
+            "passage_source": 80_000,
+            "social_iqa": 30_000,
+            "next_passage": 120_000,
+            "verse_pairs": 360_000,
+        },
         compare_scratch=True,
     ),
     zero_shot=ZeroShotRun(
