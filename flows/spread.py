@@ -8,6 +8,7 @@ same code and must see the project folder under the same path.
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from prefect.context import FlowRunContext
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from flows.stage import Interrupted
 from modules.parallel import Spread, processes
 
 logger = logging.getLogger(__name__)
@@ -47,12 +49,22 @@ def task_runner() -> TaskRunner[Any]:
 
 @contextmanager
 def spread(workers: int) -> Iterator[Spread]:
-    """Open the workers of a step: so many processes here, or those of the flow's cluster."""
+    """Open the workers of a step: so many processes here, or those of the flow's cluster.
+
+    Raises:
+        Interrupted: a process was killed; what the others have finished is kept.
+    """
     context = FlowRunContext.get()
     runner: Any = context.task_runner if context else None
     if runner is None or isinstance(runner, ThreadPoolTaskRunner):
-        with processes(workers) as here:
-            yield here
+        try:
+            with processes(workers) as here:
+                yield here
+        except BrokenProcessPool:
+            raise Interrupted(
+                "a worker process was killed, perhaps for want of memory; run the same command "
+                "again to continue, with fewer `workers` if it happens again"
+            ) from None
     else:
         logger.info("steps run on the Dask cluster at %s", runner.client.scheduler.address)
         yield partial(_on_cluster, runner)

@@ -26,20 +26,24 @@ def one_by_one(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator
 
 
 @contextmanager
-def processes(count: int = 0) -> Iterator[Spread]:
+def processes(count: int = 0, method: str = "spawn") -> Iterator[Spread]:
     """Open worker processes (0: one for each CPU core) for a block; a single one is this process.
 
-    They end with the block, and with this process however it ends.
+    They end with the block, and with this process however it ends. `fork` starts them in no time,
+    but is safe in a process of one thread only, which no flow is.
     """
     count = count or os.cpu_count() or 1
     if count == 1:
         yield one_by_one
         return
-    context = multiprocessing.get_context("spawn")  # fork is unsafe beside Prefect's threads
+    context = multiprocessing.get_context(method)
     pool = ProcessPoolExecutor(count, context, _end_with, (os.getpid(),))
     try:
         yield pool.map
     finally:
+        # Asked to end, they might wait for ever for a lock that one held which was killed.
+        for worker in list((pool._processes or {}).values()):
+            worker.kill()
         pool.shutdown(cancel_futures=True)
 
 

@@ -1,8 +1,10 @@
 """Nights on top of each other: only what is new is got, and what is old stays as it is."""
 
 import json
+import os
 import socket
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -202,3 +204,27 @@ def test_pages_are_fetched_once(prefect_server, in_fresh_project, monkeypatch):
     )
     assert first["documents"].counts["kept"] == 40 and second["documents"].counts["kept"] == 10
     server.shutdown()
+
+
+def test_a_killed_worker_interrupts_the_flow(prefect_server, in_fresh_project, monkeypatch):
+    """The next run of the same command makes the corpus, with what the others had finished."""
+    from flows import spread
+    from flows.corpus import prepare_corpus
+    from flows.stage import Interrupted
+
+    real = spread.processes
+
+    @contextmanager
+    def killed(workers):
+        with real(2) as here:
+
+            def die(function, items):
+                return here(os._exit, [9] * 2) if function is sha256 else here(function, items)
+
+            yield die
+
+    monkeypatch.setattr(spread, "processes", killed)
+    with pytest.raises(Interrupted, match="run the same command again"):
+        prepare_corpus(corpus("worker", SECOND))
+    monkeypatch.setattr(spread, "processes", real)
+    assert prepare_corpus(corpus("worker", SECOND))

@@ -4,16 +4,12 @@ Everything is imported once, so that a try costs no start-up; the chain is that 
 without Prefect: the same steps, two worker processes, published by the registry.
 """
 
-import ctypes
 import json
-import multiprocessing
 import os
 import random
 import signal
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -24,7 +20,7 @@ from modules.corpus.extract import extract_text
 from modules.corpus.links import collect_links
 from modules.corpus.pages import select_pages
 from modules.corpus.shards import training_texts, write_tokens
-from modules.parallel import PR_SET_PDEATHSIG
+from modules.parallel import processes
 from modules.tokenizer import train
 from registry import artifacts, versions
 from registry.environment import configure
@@ -32,18 +28,6 @@ from registry.workspace import Workspace
 
 CORPUS = presets.TINY.corpus
 WORKERS = 2
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-@contextmanager
-def workers():
-    """Two forked processes: this one has a single thread and has imported all there is."""
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(WORKERS, context, _end_with_parent) as pool:
-        yield pool.map
 
 
 def chain(root: Path) -> None:
@@ -61,7 +45,7 @@ def chain(root: Path) -> None:
             return found
         with (
             artifacts.workdir(workspace, kind, name, fingerprint, wait=True) as work,
-            workers() as spread,
+            processes(WORKERS, "fork") as spread,  # one thread here, and all is imported
         ):
             counts = step(work, spread)
             return artifacts.publish(
