@@ -1,7 +1,9 @@
 """One Prefect server for all flow tests, and a workspace of its own for each."""
 
+import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,9 @@ def prefect_server():
     """Prefect's own harness; its start takes seconds, so once for the whole run."""
     from prefect.testing.utilities import prefect_test_harness
 
+    # What later tests fork in this process (a DataLoader's workers, say) would end with status 1:
+    # Prefect's exit asserts that its services run, and their threads are not in the child.
+    os.register_at_fork(after_in_child=threading._threading_atexits.clear)
     with prefect_test_harness(server_startup_timeout=300):
         yield
 
