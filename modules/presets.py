@@ -3,6 +3,8 @@
 Sizes are the papers' (GPT-1 paper, section 4.1; GPT-2 paper, Table 2; heads from the release).
 """
 
+from typing import TypeVar
+
 from modules.corpus.crawl import FetchConfig
 from modules.corpus.dedup import DedupConfig
 from modules.corpus.extract import ExtractConfig
@@ -21,6 +23,8 @@ from modules.run import (
     ZeroShotRun,
 )
 from modules.training.config import GPT1_FINETUNE_OPTIM, GPT1_OPTIM, OptimConfig
+
+T = TypeVar("T")
 
 # --- models --------------------------------------------------------------------------------------
 
@@ -269,33 +273,26 @@ RUNS = {
 
 
 def get(name: str) -> RunConfig:
-    """Return a named run.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    if name not in RUNS:
-        raise ValueError(f"no preset {name!r}; there are {', '.join(RUNS)}")
-    return RUNS[name]
+    """Return a named run."""
+    return _named("preset", RUNS, name)
 
 
 def get_corpus(name: str) -> CorpusConfig:
-    """Return a named corpus: the paper's WebText, a replication of it, or the sample.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    if name not in CORPORA:
-        raise ValueError(f"no corpus {name!r}; there are {', '.join(CORPORA)}")
-    return CORPORA[name]
+    """Return a named corpus: the paper's WebText, a replication of it, or the sample."""
+    return _named("corpus", CORPORA, name)
 
 
 def get_night(name: str) -> NightlyConfig:
-    """Return a named night.
+    """Return a named night."""
+    return _named("night", NIGHTS, name)
+
+
+def _named(what: str, table: dict[str, T], name: str) -> T:
+    """Return an entry of a table.
 
     Raises:
         ValueError: there is none of that name.
     """
-    if name not in NIGHTS:
-        raise ValueError(f"no night {name!r}; there are {', '.join(NIGHTS)}")
-    return NIGHTS[name]
+    if name not in table:
+        raise ValueError(f"no {what} {name!r}; there are {', '.join(table)}")
+    return table[name]
