@@ -2,7 +2,7 @@
 
 Each is one autograd node with a hand-written way back (GPT-2 paper, section 2.3). Activations are
 bfloat16, the residual stream, sums and weights float32. Nothing is kept that is cheap to make
-again: the norm's output and GELU's are recomputed while a product packs them.
+again: the norm's output and GELU's are recomputed where a product needs them.
 B rows, T positions, M = B T, C features, H heads, V vocabulary.
 """
 
@@ -138,9 +138,9 @@ class _MLPBlock(torch.autograd.Function):
         dx = grads[0].contiguous()
         m, (inner, c) = len(h), w.shape
         d = _rounded(dx)
-        out.weight("linear_weight_gelu", d, h, w=w_out, b=b_out)
-        dh, dy = _bf16(m, inner), _bf16(m, c)
-        _call("linear_input_gelu", d, w_out, h, dh, m, c, inner)
+        g, dh, dy = _bf16(m, inner), _bf16(m, inner), _bf16(m, c)
+        _call("linear_input_gelu", d, w_out, h, dh, g, m, c, inner)
+        out.weight("linear_weight", d, g, w=w_out, b=b_out)
         out.weight("linear_weight_norm", dh, normalised, norm_w, norm_b, w=w, b=b)
         _call("linear_input", dh, w, dy, m, inner, c)
         return out.norm(dy, normalised, scale, dx), None, *out.all()

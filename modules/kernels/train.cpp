@@ -7,21 +7,21 @@
 
 namespace {
 
-// The tanh form of GELU is x * sigmoid(u), u = 2 sqrt(2 / pi) (x + 0.044715 x^3).
+// The tanh form of GELU: x * sigmoid(u), u = 2 sqrt(2 / pi) (x + 0.044715 x^3).
 struct Gelu {
   static __m512 gate(__m512 x, __m512 square) {
     __m512 u = _mm512_mul_ps(_mm512_mul_ps(x, set(1.5957691216f)),
                              _mm512_fmadd_ps(square, set(0.044715f), set(1.f)));
-    __m512 e = exp2(_mm512_mul_ps(u, set(-LOG2E)));
-    __m512 sum = _mm512_add_ps(set(1.f), e), r = _mm512_rcp14_ps(sum);
+    __m512 sum = _mm512_add_ps(set(1.f), exp2(_mm512_mul_ps(u, set(-LOG2E))));
+    __m512 r = _mm512_rcp14_ps(sum);
     return _mm512_mul_ps(r, _mm512_fnmadd_ps(sum, r, set(2.f)));  // one step of Newton's
   }
-  __m512 operator()(__m512 x, long) const { return _mm512_mul_ps(x, gate(x, _mm512_mul_ps(x, x))); }
-  static __m512 slope(__m512 x) {
+  static __m512 value(__m512 x) { return _mm512_mul_ps(x, gate(x, _mm512_mul_ps(x, x))); }
+  static __m512 slope(__m512 x, __m512* value) {
     __m512 square = _mm512_mul_ps(x, x), s = gate(x, square);
     __m512 du = _mm512_mul_ps(set(1.5957691216f), _mm512_fmadd_ps(square, set(0.134145f), set(1.f)));
-    __m512 ds = _mm512_mul_ps(_mm512_mul_ps(s, _mm512_sub_ps(set(1.f), s)), du);
-    return _mm512_fmadd_ps(x, ds, s);
+    *value = _mm512_mul_ps(x, s);
+    return _mm512_fmadd_ps(_mm512_mul_ps(*value, _mm512_sub_ps(set(1.f), s)), du, s);
   }
 };
 
@@ -106,7 +106,7 @@ void linear_gelu(const bf16* x, const float* w, const float* bias, bf16* h, bf16
   product(x, k, w, m, n, k, [=](long i, long j, __m512 c, __mmask16 some) {
     c = widen(narrow(_mm512_add_ps(c, load(bias + j, some))));
     store(h + i * n + j, c, some);
-    store(g + i * n + j, Gelu()(c, 0), some);
+    store(g + i * n + j, Gelu::value(c), some);
   });
 }
 
@@ -126,10 +126,13 @@ void linear_input(const bf16* dy, const float* w, bf16* dx, long m, long n, long
   });
 }
 
-// dh (M, K) = (dy W) gelu'(h)
-void linear_input_gelu(const bf16* dy, const float* w, const bf16* h, bf16* dh, long m, long n, long k) {
+// dh (M, K) = (dy W) gelu'(h), and g = gelu(h) again
+void linear_input_gelu(const bf16* dy, const float* w, const bf16* h, bf16* dh, bf16* g, long m, long n,
+                       long k) {
   product_back(dy, n, w, m, n, k, [=](long i, long j, __m512 c, __mmask16 some) {
-    store(dh + i * k + j, _mm512_mul_ps(c, Gelu::slope(load(h + i * k + j, some))), some);
+    __m512 x = load(h + i * k + j, some), value;
+    store(dh + i * k + j, _mm512_mul_ps(c, Gelu::slope(x, &value)), some);
+    store(g + i * k + j, value, some);
   });
 }
 
@@ -142,12 +145,6 @@ void linear_weight(const bf16* dy, const bf16* x, float* dw, float* db, long m, 
 void linear_weight_norm(const bf16* dy, const bf16* normalised, const float* weight, const float* bias,
                         float* dw, float* db, long m, long n, long k, int add) {
   product_weight(dy, n, normalised, dw, db, m, n, k, add, Scaled{weight, bias, k});
-}
-
-// The same where the map read gelu(h).
-void linear_weight_gelu(const bf16* dy, const bf16* h, float* dw, float* db, long m, long n, long k,
-                        int add) {
-  product_weight(dy, n, h, dw, db, m, n, k, add, Gelu());
 }
 
 // normalised = (x - mean) / deviation, y = normalised * weight + bias, scale = 1 / deviation
