@@ -16,15 +16,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from modules import tokenizer as bpe
-from modules.corpus.token_file import TokenFile, read_held_out, read_index, read_split
+from modules.corpus.token_file import read_held_out, read_index, read_split
 from modules.files import Progress, sha256, silent, write_json, write_jsonl
 from modules.model import checkpoint
 from modules.model.base import Decoder
 from modules.training import loop
 from modules.training.config import PretrainConfig
 from modules.training.loop import Emit, Safety
-from modules.training.order import Steps, Windows, check_windows, loader
+from modules.training.order import Steps, loader
 from modules.training.step import Training, environment, rank_of
+from modules.training.windows import Rows, Stream, held_out
 
 log = logging.getLogger(__name__)
 
@@ -73,19 +74,18 @@ class PretrainModule(Training):
 
 
 class PretrainData(L.LightningDataModule):
-    """Windows of the training split in their order, from any step on."""
+    """Rows of the training split in their order, from any step on."""
 
-    def __init__(self, tokens: TokenFile, config: PretrainConfig, *, start: int, stop: int) -> None:
+    def __init__(self, rows: Rows, config: PretrainConfig, *, start: int, stop: int) -> None:
         super().__init__()
-        self.tokens, self.config, self.start, self.stop = tokens, config, start, stop
-        self.windows = Windows(len(tokens), config.window, config.seed)
+        self.rows, self.config, self.start, self.stop = rows, config, start, stop
 
     def micro_batch(self, number: int) -> Tensor:
         """Return this rank's rows (B / ranks, T + 1) of a micro-batch, int64."""
         size = self.config.batch_size
         rank, ranks = rank_of(self.trainer)
-        rows = np.arange(rank * size // ranks, (rank + 1) * size // ranks) + number * size
-        return windows_at(self.tokens, self.windows.starts(rows), self.config.window)
+        own = np.arange(rank * size // ranks, (rank + 1) * size // ranks) + number * size
+        return torch.from_numpy(self.rows.rows(own))
 
     def step(self, step: int) -> list[Tensor]:
         """Return the micro-batches of one optimizer step."""
@@ -96,20 +96,6 @@ class PretrainData(L.LightningDataModule):
         """Return the loader of all steps that are left (Lightning's hook)."""
         steps = Steps(self.step, start=self.start, stop=self.stop)
         return loader(steps, workers=self.config.workers, pin=self.config.device_kind == "cuda")
-
-
-def windows_at(tokens: TokenFile, starts: np.ndarray, context: int) -> Tensor:
-    """Return the windows (N, context + 1) that begin at `starts`, int64."""
-    return torch.from_numpy(np.stack([tokens.read(int(s), context + 1) for s in starts]))
-
-
-def held_out(tokens: TokenFile, context: int, n: int) -> Tensor | None:
-    """Return up to n windows (n, context + 1) evenly spread over a split; None if it has none."""
-    available = (len(tokens) - 1) // context
-    if available < 1:
-        return None
-    places = np.unique(np.linspace(0, available - 1, min(n, available)).round().astype(np.int64))
-    return windows_at(tokens, places * context, context)
 
 
 def pretrain(
@@ -146,15 +132,14 @@ def pretrain(
         return counts
     saved = loop.prepare(config, safety)
     train = read_split(tokens, "train", verify=True)
-    windows = Windows(len(train), config.window, config.seed)
-    check_windows(windows)
-    total = config.total_steps(windows.per_epoch)
+    rows = Stream(train, config.window, config.seed)
+    total = config.total_steps(rows.per_epoch)
     val = held_out(read_split(tokens, "val"), config.window, config.val_windows)
     module = PretrainModule(checkpoint.build(config.model), config, val, total=total)
     module.keep_at = lambda step: snapshot(module, tokenizer, out / f"snapshots/{step:08d}")
     if saved is not None:
         module.restore(saved)
-    data = PretrainData(train, config, start=module.done, stop=total)
+    data = PretrainData(rows, config, start=module.done, stop=total)
     tokens_per_step = config.tokens_per_step
     if not loop.run(
         module, data, config, safety, val_every=config.val_every, tokens=tokens_per_step

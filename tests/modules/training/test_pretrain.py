@@ -12,7 +12,8 @@ from modules.model.base import Decoder
 from modules.model.checkpoint import load
 from modules.training import state
 from modules.training.config import OptimConfig, PretrainConfig
-from modules.training.pretrain import PretrainData, held_out, pretrain
+from modules.training.pretrain import PretrainData, pretrain
+from modules.training.windows import Stream, held_out
 
 
 def config_of(tiny, **changes) -> PretrainConfig:
@@ -70,7 +71,8 @@ def test_it_learns_and_writes_the_contract(corpus, tiny, tmp_path):
 
 def test_targets_are_the_tokens_one_further(corpus, tiny):
     tokens = read_split(Path(corpus["tokens"]), "train")
-    data = PretrainData(tokens, config_of(tiny, accumulate=3), start=0, stop=30)
+    config = config_of(tiny, accumulate=3)
+    data = PretrainData(Stream(tokens, 32, config.seed), config, start=0, stop=30)
     batches = data.step(4)
     assert [b.shape for b in batches] == [(8, 33)] * 3 and batches[0].dtype == torch.int64
     text = tokens.read(0, len(tokens)).tolist()
