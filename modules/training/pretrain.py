@@ -25,7 +25,8 @@ from modules.training.config import PretrainConfig
 from modules.training.loop import Emit, Safety
 from modules.training.order import Steps, loader
 from modules.training.step import Training, environment, rank_of
-from modules.training.windows import Rows, Stream, held_out
+from modules.training.transfer import rescale
+from modules.training.windows import Rows, Stream, cut, held_out
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ class PretrainModule(Training):
 
     def micro_loss(self, batch: Tensor) -> Tensor:
         """Return this micro-batch's share of the nats per token; windows (B, T + 1)."""
-        return self.model.lm_loss(batch[:, :-1], batch[:, 1:]) / self.config.accumulate
+        n = self.config.micro_batches(self.done)
+        return self.model.lm_loss(batch[:, :-1], batch[:, 1:]) / n
 
     def keep(self) -> None:
         """Write a snapshot where the config asks for one."""
@@ -81,7 +83,7 @@ class PretrainData(L.LightningDataModule):
         self.rows, self.config, self.start, self.stop = rows, config, start, stop
 
     def micro_batch(self, number: int) -> Tensor:
-        """Return this rank's rows (B / ranks, T + 1) of a micro-batch, int64."""
+        """Return this rank's rows (B / ranks, T + 1) of a micro-batch of the run, int64."""
         size = self.config.batch_size
         rank, ranks = rank_of(self.trainer)
         own = np.arange(rank * size // ranks, (rank + 1) * size // ranks) + number * size
@@ -89,8 +91,9 @@ class PretrainData(L.LightningDataModule):
 
     def step(self, step: int) -> list[Tensor]:
         """Return the micro-batches of one optimizer step."""
-        n = self.config.accumulate
-        return [self.micro_batch(step * n + i) for i in range(n)]
+        first, stop = (self.config.micro_batches_before(s) for s in (step, step + 1))
+        context = self.config.window_at(step)
+        return [cut(self.micro_batch(number), context) for number in range(first, stop)]
 
     def train_dataloader(self) -> DataLoader:
         """Return the loader of all steps that are left (Lightning's hook)."""
@@ -135,19 +138,19 @@ def pretrain(
     rows = Stream(train, config.window, config.seed)
     total = config.total_steps(rows.per_epoch)
     val = held_out(read_split(tokens, "val"), config.window, config.val_windows)
-    module = PretrainModule(checkpoint.build(config.model), config, val, total=total)
+    model = checkpoint.build(config.model)
+    rescale(model, config.optim)
+    module = PretrainModule(model, config, val, total=total)
     module.keep_at = lambda step: snapshot(module, tokenizer, out / f"snapshots/{step:08d}")
     if saved is not None:
         module.restore(saved)
     data = PretrainData(rows, config, start=module.done, stop=total)
-    tokens_per_step = config.tokens_per_step
-    if not loop.run(
-        module, data, config, safety, val_every=config.val_every, tokens=tokens_per_step
-    ):
+    val_every, tokens_before = config.val_every, config.tokens_before
+    if not loop.run(module, data, config, safety, val_every=val_every, tokens=tokens_before):
         return None
     counts = {
         "steps": total,
-        "tokens": total * config.tokens_per_step,
+        "tokens": config.tokens_before(total),
         "parameters": config.model.n_params,
     }
     if module.global_rank == 0:
@@ -180,7 +183,7 @@ def training_facts(module: PretrainModule) -> dict[str, Any]:
     return {
         "config": config.model_dump(mode="json"),
         "steps": module.done,
-        "tokens": module.done * config.tokens_per_step,
+        "tokens": config.tokens_before(module.done),
         "seed": config.seed,
         "train_loss": next((r["loss"] for r in reversed(module.curve) if "loss" in r), None),
         "val_loss": losses[-1]["val_loss"] if losses else None,

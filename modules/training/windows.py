@@ -67,6 +67,13 @@ class Stream:
         return self.tokens.rows(self._starts(samples), self.windows.context + 1)
 
 
+def cut(rows: Tensor, context: int) -> Tensor:
+    """Cut rows (B, T + 1) into (B * T / context, context + 1): each token is predicted once."""
+    if rows.shape[1] == context + 1:
+        return rows
+    return rows.unfold(1, context + 1, context).flatten(0, 1)
+
+
 def held_out(tokens: TokenFile, context: int, n: int) -> Tensor | None:
     """Return up to n windows (n, context + 1) evenly spread over a split; None if it has none."""
     available = (len(tokens) - 1) // context

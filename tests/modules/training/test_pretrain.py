@@ -1,6 +1,7 @@
 """Pre-training in this process: it learns, skips bad steps, validates on fixed windows."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,30 @@ def test_mistakes_are_named(corpus, tiny, tmp_path, pretrained):
 def test_epochs_count_windows(tiny):
     config = config_of(tiny, max_steps=None, epochs=2, batch_size=4, accumulate=2)
     assert config.total_steps(100) == 25
+
+
+def test_a_run_with_every_knob_counts_its_tokens_and_resumes_to_the_same_bits(
+    corpus, tiny, tmp_path, digests
+):
+    config = config_of(
+        tiny,
+        optim=OptimConfig(optimizer="muon", lr=0.01, schedule="wsd", base_width=8, warmup_steps=2),
+        batch_size=4,
+        accumulate=3,
+        batch_ramp=((5, 1), (9, 2)),
+        context_ramp=((7, 8), (11, 16)),
+        max_steps=15,
+        checkpoint_every=4,
+    )
+    counts = pretrain(*paths(corpus), tmp_path / "whole", config)
+    assert counts["tokens"] == (5 * 1 + 4 * 2 + 6 * 3) * 4 * 32
+    curve = list(read_jsonl(tmp_path / "whole/curve.jsonl"))
+    assert curve[0]["tokens"] == (5 + 4 * 2 + 3) * 4 * 32 and curve[0]["val_loss"] < 5.6
+    for more in (5, 4):  # steps before it is asked to stop
+        stopping = partial(next, iter([False] * more), True)
+        assert pretrain(*paths(corpus), tmp_path / "cut", config, stopping=stopping) is None
+    pretrain(*paths(corpus), tmp_path / "cut", config)
+    assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
 
 
 def test_a_finished_run_is_not_run_again_unless_damaged(corpus, tiny, tmp_path, digests, caplog):

@@ -7,6 +7,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+import torch
 
 from modules.corpus.token_file import read_split
 from modules.training.config import PretrainConfig
@@ -81,6 +82,26 @@ def test_any_number_of_workers_gives_the_same_rows(workers, tokens, tiny):
         return np.array([[b.numpy() for b in step] for step in data.train_dataloader()])
 
     assert (rows(workers) == rows(0)).all()
+
+
+def test_short_contexts_and_small_steps_read_the_same_tokens_in_the_same_order(tokens, tiny):
+    ramps = {"batch_ramp": ((4, 1), (9, 2)), "context_ramp": ((5, 8), (12, 16))}
+    plain = PretrainData(Stream(tokens, 32, 5), config_of(tiny, accumulate=4), start=0, stop=100)
+    config = config_of(tiny, accumulate=4, **ramps)
+    data = PretrainData(Stream(tokens, 32, 5), config, start=0, stop=100)
+    inputs, targets, wanted = [], [], []
+    for step in range(20):
+        batches = data.step(step)
+        assert len(batches) == (1 if step < 4 else 2 if step < 9 else 4)
+        context = 8 if step < 5 else 16 if step < 12 else 32
+        assert {b.shape for b in batches} == {(8 * 32 // context, context + 1)}
+        inputs += [b[:, :-1].flatten() for b in batches]
+        targets += [b[:, 1:].flatten() for b in batches]
+    n = config.micro_batches_before(20)
+    wanted = [plain.micro_batch(number) for number in range(n)]
+    assert (torch.cat(inputs) == torch.cat([w[:, :-1].flatten() for w in wanted])).all()
+    assert (torch.cat(targets) == torch.cat([w[:, 1:].flatten() for w in wanted])).all()
+    assert sum(len(t) for t in targets) == config.tokens_before(20)
 
 
 def test_rows_go_to_another_process(tokens):
