@@ -130,6 +130,12 @@ class PretrainConfig(TrainingConfig):
     """Optimizer, learning rate schedule and clipping."""
     context: int | None = Field(None, ge=1)
     """Tokens per training sequence; None: all of the model's positions."""
+    sampling: Literal["windows", "documents"] = "windows"
+    """windows: the stream of tokens, cut anywhere (GPT-2). documents: rows of whole documents by
+    best-fit packing (Ding et al. 2024; see packing.py); held-out windows stay the same."""
+    mixture: dict[str, float] = Field(default_factory=dict)
+    """Weights of several corpora by name: shares of the rows, exact over 65,536 of them. Empty: by
+    size."""
     batch_size: int = Field(64, ge=1)  # GPT-1 paper, section 4.1: 64 x 512 tokens; GPT-2: 512
     """Sequences per micro-batch, over all devices."""
     accumulate: int = Field(1, ge=1)
@@ -144,7 +150,7 @@ class PretrainConfig(TrainingConfig):
     max_steps: int | None = Field(None, ge=1)
     """Optimizer steps of the whole run (or give epochs)."""
     epochs: float | None = Field(None, gt=0)  # GPT-1 paper, section 4.1: 100
-    """Passes over the training tokens, instead of max_steps."""
+    """Passes over the training tokens (of all corpora together), instead of max_steps."""
     val_every: int = Field(100, ge=0)
     """Steps between validations; 0: only at the end."""
     val_windows: int = Field(64, ge=1)

@@ -5,7 +5,7 @@ this process. Start it through modules.training.fit to have it in a process of i
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from modules import tokenizer as bpe
-from modules.corpus.token_file import read_held_out, read_index, read_split
-from modules.files import Progress, sha256, silent, write_json, write_jsonl
+from modules.corpus.token_file import read_index
+from modules.files import Progress, silent, write_json, write_jsonl
 from modules.model import checkpoint
 from modules.model.base import Decoder
 from modules.training import loop
 from modules.training.config import PretrainConfig
+from modules.training.corpora import Corpora, HeldOut, identities, named
 from modules.training.loop import Emit, Safety
 from modules.training.order import Steps, loader
 from modules.training.step import Training, environment, rank_of
 from modules.training.transfer import rescale
-from modules.training.windows import Rows, Stream, cut, held_out
+from modules.training.windows import Rows, cut, inputs_and_targets
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +40,8 @@ class PretrainModule(Training):
 
     model: Decoder
 
-    def __init__(
-        self, model: Decoder, config: PretrainConfig, val: Tensor | None, *, total: int
-    ) -> None:
-        """Take the model and the held-out windows (N, T + 1), if there are any."""
+    def __init__(self, model: Decoder, config: PretrainConfig, val: HeldOut, *, total: int) -> None:
+        """Take the model and the sets of held-out windows."""
         super().__init__(model, config.optim, total=total, seed=config.seed)
         self.config, self.val = config, val
         self.keep_at: Callable[[int], None] = lambda step: None  # writes a snapshot
@@ -52,7 +51,7 @@ class PretrainModule(Training):
     def micro_loss(self, batch: Tensor) -> Tensor:
         """Return this micro-batch's share of the nats per token; windows (B, T + 1)."""
         n = self.config.micro_batches(self.done)
-        return self.model.lm_loss(batch[:, :-1], batch[:, 1:]) / n
+        return self.model.lm_loss(*inputs_and_targets(batch)) / n
 
     def keep(self) -> None:
         """Write a snapshot where the config asks for one."""
@@ -61,18 +60,20 @@ class PretrainModule(Training):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Return the mean loss over the held-out windows, in nats per token."""
-        if self.val is None:
-            return {}
+        """Return the mean loss over all held-out windows and over each set, in nats per token."""
         self.model.eval()
-        total = 0.0
         with loop.autocast(self.config):
-            for windows in self.val.split(self.config.batch_size):
-                w = windows.to(self.device)
-                loss = self.model.lm_loss(w[:, :-1], w[:, 1:])
-                total += float(loss) * len(windows)
+            losses = {name: self.mean_loss(windows) for name, windows in self.val.windows.items()}
         self.model.train()
-        return {"val_loss": total / len(self.val)}
+        return self.val.numbers(losses)
+
+    def mean_loss(self, windows: Tensor) -> float:
+        """Return the mean loss over windows (N, T + 1), a batch at a time."""
+        total = 0.0
+        for part in windows.split(self.config.batch_size):
+            loss = self.model.lm_loss(*inputs_and_targets(part.to(self.device)))
+            total += float(loss) * len(part)
+        return total / len(windows)
 
 
 class PretrainData(L.LightningDataModule):
@@ -102,7 +103,7 @@ class PretrainData(L.LightningDataModule):
 
 
 def pretrain(
-    tokens: Path,
+    tokens: Path | Mapping[str, Path],
     tokenizer: Path,
     out: Path,
     config: PretrainConfig,
@@ -111,12 +112,13 @@ def pretrain(
     emit: Emit | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> dict[str, int] | None:
-    """Train on a tokens/ directory and write a checkpoint/ directory; None when stopped early.
+    """Train on tokens/ directories and write a checkpoint/ directory; None when stopped early.
 
     Checkpoints of the training state lie in out/state while it runs; a later call goes on from the
     newest one that verifies.
 
     Args:
+        tokens: one directory, or several by name, mixed as the config says.
         emit: called with an event at most every second.
         stopping: asked after each step; True: save and return.
 
@@ -124,27 +126,27 @@ def pretrain(
         ValueError: tokens, tokenizer and config do not fit together.
         FloatingPointError: too many non-finite steps in a row.
     """
+    paths = named(tokens, config)
+    for directory in paths.values():
+        check_vocabulary(directory, tokenizer, config)
     safety = Safety(
         folder=out / "state",
-        fingerprint=loop.fingerprint(config, sha256(tokens / "index.json")),
+        fingerprint=loop.fingerprint(config, *identities(paths)),
         emit=emit or (lambda event: progress(event["step"], event["of"], _note(event))),
         stopping=stopping,
     )
-    check_vocabulary(tokens, tokenizer, config)
     if counts := loop.finished(out, safety):
         return counts
     saved = loop.prepare(config, safety)
-    train = read_split(tokens, "train", verify=True)
-    rows = Stream(train, config.window, config.seed)
-    total = config.total_steps(rows.per_epoch)
-    val = held_out(read_split(tokens, "val"), config.window, config.val_windows)
+    corpora = Corpora(paths, config)
+    total = config.total_steps(corpora.rows.per_epoch)
     model = checkpoint.build(config.model)
     rescale(model, config.optim)
-    module = PretrainModule(model, config, val, total=total)
+    module = PretrainModule(model, config, corpora.held_out(config.val_windows), total=total)
     module.keep_at = lambda step: snapshot(module, tokenizer, out / f"snapshots/{step:08d}")
     if saved is not None:
         module.restore(saved)
-    data = PretrainData(rows, config, start=module.done, stop=total)
+    data = PretrainData(corpora.rows, config, start=module.done, stop=total)
     val_every, tokens_before = config.val_every, config.tokens_before
     if not loop.run(module, data, config, safety, val_every=val_every, tokens=tokens_before):
         return None
@@ -155,10 +157,15 @@ def pretrain(
     }
     if module.global_rank == 0:
         module.to(config.device_kind)  # Lightning has taken it back to the CPU
-        module.val = held_out(read_held_out(tokens), config.window, WHOLE_SPLIT)
-        whole = module.validate().get("val_loss")
+        module.val = corpora.held_out(WHOLE_SPLIT, last=True)
+        whole = module.validate()
+        facts = training_facts(module) | {
+            "held_out_loss": whole.pop("val_loss", None),
+            "held_out_losses": {k.removeprefix("val_loss/"): v for k, v in whole.items()},
+            "epochs": corpora.epochs(total),
+        }
         write_checkpoint(module, tokenizer, out)
-        loop.finish(out, training_facts(module) | {"held_out_loss": whole}, counts, safety)
+        loop.finish(out, facts, counts, safety)
     return counts
 
 

@@ -67,6 +67,11 @@ class Stream:
         return self.tokens.rows(self._starts(samples), self.windows.context + 1)
 
 
+def inputs_and_targets(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return tokens and targets (B, T) of rows (B, T + 1); -100, at a row's end, is not scored."""
+    return rows[:, :-1].clamp(min=0), rows[:, 1:]
+
+
 def cut(rows: Tensor, context: int) -> Tensor:
     """Cut rows (B, T + 1) into (B * T / context, context + 1): each token is predicted once."""
     if rows.shape[1] == context + 1:

@@ -192,6 +192,29 @@ def test_a_run_with_every_knob_counts_its_tokens_and_resumes_to_the_same_bits(
     assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
 
 
+def test_several_corpora_are_mixed_and_judged_each(corpus, tiny, tmp_path, digests):
+    tokens, tokenizer = paths(corpus)
+    config = config_of(tiny, mixture={"b": 3, "a": 1}, sampling="documents", val_every=10)
+    both = {"b": tokens, "a": tokens}
+    counts = pretrain(both, tokenizer, tmp_path / "whole", config)
+    facts = json.loads((tmp_path / "whole/training.json").read_text())
+    assert counts["tokens"] == 30 * 8 * 32 and facts["val_loss"] < 4.7
+    last = list(read_jsonl(tmp_path / "whole/curve.jsonl"))[-1]
+    assert last["val_loss/a"] == last["val_loss/b"] == pytest.approx(last["val_loss"])
+    assert set(facts["held_out_losses"]) == {"a", "b"}
+    assert facts["epochs"]["b"] == pytest.approx(3 * facts["epochs"]["a"], rel=1e-3)
+    stopping = partial(next, iter([False] * 17), True)
+    order = dict(sorted(both.items()))  # another order of the same
+    assert pretrain(order, tokenizer, tmp_path / "cut", config, stopping=stopping) is None
+    pretrain(both, tokenizer, tmp_path / "cut", config.but(workers=2))
+    for name in ("model.safetensors", "curve.jsonl"):
+        assert digests(tmp_path / "cut")[name] == digests(tmp_path / "whole")[name]
+    with pytest.raises(
+        ValueError, match=r"mixture weighs \['a', 'b'\], the tokens are \['tokens'\]"
+    ):
+        pretrain(tokens, tokenizer, tmp_path, config)
+
+
 def test_a_finished_run_is_not_run_again_unless_damaged(corpus, tiny, tmp_path, digests, caplog):
     config, events = config_of(tiny, max_steps=4), []
     counts = pretrain(*paths(corpus), tmp_path, config)
