@@ -143,7 +143,7 @@ class PretrainConfig(TrainingConfig):
     batch_ramp: Ramp = ()  # GPT-3 paper, appendix B: from 32k tokens a step up
     """Micro-batches per step on the way there: (until step, micro-batches), ... Small batches learn
     more per token early on (McCandlish et al. 2018, section 2.3)."""
-    context_ramp: Ramp = ()  # Li et al. 2022, "The Stability-Efficiency Dilemma"
+    context_ramp: Ramp = ()  # Li et al. 2022, "The Stability-Efficiency Dilemma", section 4
     """Tokens per training sequence on the way to `context`: (until step, tokens), ... Each row is
     cut into so short ones, as in Shortformer (Press et al. 2021), so that tokens per step and the
     order of the tokens stay."""
