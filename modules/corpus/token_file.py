@@ -6,7 +6,7 @@ shards.py says what lies in such a directory and writes it.
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -132,11 +132,20 @@ def read_index(directory: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def read_spans(directory: Path, split: str) -> Iterator[tuple[str, int, int]]:
-    """Yield (document id, start, length) of a split in the order of its tokens."""
+class Span(NamedTuple):
+    """Where a document lies in its split, in tokens, end-of-text included."""
+
+    id: str
+    start: int
+    length: int
+    source: str  # host of a page, name of a text set; empty in files written before it was kept
+
+
+def read_spans(directory: Path, split: str) -> Iterator[Span]:
+    """Yield the documents of a split in the order of its tokens."""
     for span_file in read_index(directory)["splits"][split]["spans"]:
         for row in read_jsonl(directory / span_file["file"]):
-            yield row["id"], row["start"], row["length"]
+            yield Span(row["id"], row["start"], row["length"], row.get("source", ""))
 
 
 def _map_shard(

@@ -7,7 +7,7 @@ GPT1_FINETUNE_OPTIM.
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from modules.config import Config
 from modules.model.config import GPTConfig, LSTMConfig
@@ -133,7 +133,7 @@ class PretrainConfig(TrainingConfig):
     sampling: Literal["windows", "documents"] = "windows"
     """windows: the stream of tokens, cut anywhere (GPT-2). documents: rows of whole documents by
     best-fit packing (Ding et al. 2024; see packing.py); held-out windows stay the same."""
-    mixture: dict[str, float] = Field(default_factory=dict)
+    mixture: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Weights of several corpora by name: shares of the rows, exact over 65,536 of them. Empty: by
     size."""
     batch_size: int = Field(64, ge=1)  # GPT-1 paper, section 4.1: 64 x 512 tokens; GPT-2: 512
@@ -155,6 +155,9 @@ class PretrainConfig(TrainingConfig):
     """Steps between validations; 0: only at the end."""
     val_windows: int = Field(64, ge=1)
     """Held-out windows a validation reads: always the same, spread over the split."""
+    val_domains: int = Field(0, ge=0)
+    """So many of the held-out split's largest sources (web hosts, text sets) get a loss of their
+    own, val_loss/SOURCE, over as many rows of their whole documents."""
     snapshots: tuple[int, ...] = ()
     """Steps at which the weights are kept as checkpoints of their own, under snapshots/."""
 

@@ -4,14 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from modules.corpus.token_file import read_held_out, read_split
+from modules.corpus.token_file import TokenFile, read_held_out, read_spans, read_split
 from modules.files import sha256
 from modules.training.config import PretrainConfig
 from modules.training.mixture import Mixture
 from modules.training.packing import Packed
 from modules.training.windows import Rows, Stream, held_out
+
+Spans = tuple[np.ndarray, np.ndarray]
+"""Starts and lengths of documents in a split."""
 
 
 def named(tokens: Path | Mapping[str, Path], config: PretrainConfig) -> dict[str, Path]:
@@ -40,13 +45,16 @@ class HeldOut:
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def numbers(self, losses: Mapping[str, float]) -> dict[str, float]:
-        """Return val_loss, the weighted mean, and val_loss/NAME where there are several sets."""
+        """Return val_loss, the mean by weight, and val_loss/NAME of domains and several corpora."""
         weights = {name: self.weights[name] for name in losses if name in self.weights}
         if not weights:
             return {}
         mean = sum(losses[name] * weight for name, weight in weights.items())
-        several = {f"val_loss/{name}": loss for name, loss in losses.items() if len(losses) > 1}
-        return {"val_loss": mean / sum(weights.values()), **several}
+        own = dict(losses)
+        if len(self.weights) == 1:  # the only corpus's own loss is the mean
+            own = {name: loss for name, loss in losses.items() if name not in weights}
+        named_losses = {f"val_loss/{name}": loss for name, loss in own.items()}
+        return {"val_loss": mean / sum(weights.values()), **named_losses}
 
 
 class Corpora:
@@ -93,4 +101,28 @@ class Corpora:
             for name, path in self.paths.items()
         }
         found = {name: held_out(split, self.config.window, n) for name, split in splits.items()}
+        for name, split in splits.items():
+            before = f"{name}/" if len(splits) > 1 else ""
+            for source, spans in largest_sources(split, self.config.val_domains).items():
+                found[before + source] = rows_of(split, spans, self.config.window, n)
         return HeldOut({k: v for k, v in found.items() if v is not None}, self.weights)
+
+
+def largest_sources(tokens: TokenFile, n: int) -> dict[str, Spans]:
+    """Return starts and lengths of the documents of the n sources with the most tokens."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for span in read_spans(tokens.directory, tokens.split) if n else ():
+        if span.source:
+            found.setdefault(span.source, []).append((span.start, span.length))
+    largest = sorted(
+        found, key=lambda source: (-sum(length for _, length in found[source]), source)
+    )
+    pairs = {source: np.array(found[source]) for source in largest[:n]}
+    return {source: (pair[:, 0], pair[:, 1]) for source, pair in pairs.items()}
+
+
+def rows_of(tokens: TokenFile, spans: Spans, context: int, n: int) -> Tensor:
+    """Return up to n rows (n, context + 1) of these documents, packed, evenly spread over them."""
+    packed = Packed(tokens, context, 0, spans)
+    places = np.linspace(0, packed.per_epoch - 1, min(n, packed.per_epoch)).round()
+    return torch.from_numpy(packed.read(places.astype(np.int64)))

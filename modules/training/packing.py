@@ -23,14 +23,20 @@ from modules.training.windows import Ahead
 class Packed:
     """Rows of whole documents, in a new order each epoch."""
 
-    def __init__(self, tokens: TokenFile, context: int, seed: int) -> None:
-        """Pack the documents of a split.
+    def __init__(
+        self,
+        tokens: TokenFile,
+        context: int,
+        seed: int,
+        spans: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
+        """Pack the documents of a split: all, or those of these starts and lengths.
 
         Raises:
             ValueError: it is empty.
         """
         self.tokens, self.context = tokens, context
-        starts, lengths = pieces(*documents(tokens), context)
+        starts, lengths = pieces(*(spans or documents(tokens)), context)
         if not len(starts):
             raise ValueError(f"the {tokens.split} split of {tokens.directory} has no tokens")
         rows = best_fit(lengths, context)

@@ -68,12 +68,13 @@ class PretrainModule(Training):
         return self.val.numbers(losses)
 
     def mean_loss(self, windows: Tensor) -> float:
-        """Return the mean loss over windows (N, T + 1), a batch at a time."""
-        total = 0.0
+        """Return the mean loss over the scored tokens of windows (N, T + 1), a batch at a time."""
+        total, n = 0.0, 0
         for part in windows.split(self.config.batch_size):
-            loss = self.model.lm_loss(*inputs_and_targets(part.to(self.device)))
-            total += float(loss) * len(part)
-        return total / len(windows)
+            inputs, targets = inputs_and_targets(part.to(self.device))
+            scored = int((targets >= 0).sum())
+            total, n = total + float(self.model.lm_loss(inputs, targets)) * scored, n + scored
+        return total / n
 
 
 class PretrainData(L.LightningDataModule):
