@@ -176,6 +176,7 @@ def test_two_corpora_of_one_tokenizer_are_mixed(chain, in_project):
     assert set(checkpoint.inputs) == {"tokens", "tokens-more", "tokenizer"}
     facts = json.loads((checkpoint.path / "training.json").read_text())
     assert set(facts["epochs"]) == {"tiny", "more"}
-    assert {"tiny", "more", "tiny/kjv", "more/kjv"} <= set(facts["held_out_losses"])
+    own = set(facts["held_out_losses"])
+    assert {"tiny", "more"} < own and {name.partition("/")[0] for name in own} == {"tiny", "more"}
     with pytest.raises(ValueError, match="give each corpus another name"):
         pretrain(config, tokens="tokens/tiny,tokens/tiny")
