@@ -39,6 +39,7 @@ class PretrainModule(Training):
     """Next-token prediction on windows of the corpus."""
 
     model: Decoder
+    plain_loss = True
 
     def __init__(self, model: Decoder, config: PretrainConfig, val: HeldOut, *, total: int) -> None:
         """Take the model and the sets of held-out windows."""
@@ -50,8 +51,8 @@ class PretrainModule(Training):
 
     def micro_loss(self, batch: Tensor) -> Tensor:
         """Return this micro-batch's share of the nats per token; windows (B, T + 1)."""
-        n = self.config.micro_batches(self.done)
-        return self.model.lm_loss(*inputs_and_targets(batch)) / n
+        share = 1 / self.config.micro_batches(self.done)
+        return self.model.lm_loss(*inputs_and_targets(batch), share=share)
 
     def keep(self) -> None:
         """Write a snapshot where the config asks for one."""
