@@ -104,6 +104,18 @@ def test_short_contexts_and_small_steps_read_the_same_tokens_in_the_same_order(t
     assert sum(len(t) for t in targets) == config.tokens_before(20)
 
 
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_share_out_the_rows_of_one_process(ranks, tokens, tiny, monkeypatch):
+    data = PretrainData(Stream(tokens, 32, 5), config_of(tiny), start=0, stop=100)
+    for number in (0, 1, 17, 400):
+        whole, parts = data.micro_batch(number), []
+        for rank in range(ranks):
+            with monkeypatch.context() as patch:
+                patch.setattr("modules.training.pretrain.rank_of", lambda _, at=(rank, ranks): at)
+                parts.append(data.micro_batch(number))
+        assert (torch.cat(parts) == whole).all()
+
+
 def test_rows_go_to_another_process(tokens):
     stream = Stream(tokens, 32, 5)
     samples = np.arange(300)
