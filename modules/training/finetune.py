@@ -45,6 +45,7 @@ class FinetuneModule(Training):
     """A decoder with a head on one task's sequences."""
 
     model: TaskModel
+    config: FinetuneConfig
 
     def __init__(
         self, model: TaskModel, config: FinetuneConfig, val: Sequence[Encoded], *, total: int
@@ -107,8 +108,9 @@ class FinetuneData(L.LightningDataModule):
     def step(self, step: int) -> list[Batch]:
         """Return this rank's micro-batches of one optimizer step."""
         rank, ranks = rank_of(self.trainer)
-        own = self.chosen(step)[rank::ranks]
-        return micro_batches(own, self.config.tokens_per_micro_batch)
+        whole = self.chosen(step)
+        limit = self.config.tokens_per_micro_batch
+        return micro_batches(whole[rank::ranks], limit, of=whole, ranks=ranks)
 
     def train_dataloader(self) -> DataLoader:
         """Return the loader of all steps that are left (Lightning's hook)."""
@@ -162,6 +164,8 @@ def finetune(
     train = within(train, config.max_train_tokens, config.seed)
     val = sample(sets["val"], config.max_val_examples, config.seed)
     n_batch = min(config.batch_size, len(train))
+    if n_batch < config.ranks:
+        raise ValueError(f"{len(train)} training rows are too few for {config.ranks} processes")
     per_epoch = len(train) // n_batch
     module = FinetuneModule(model, config, val, total=per_epoch * config.epochs)
     if saved is not None:
@@ -252,7 +256,7 @@ def _facts(
         "cut": {split: sum(e.cut for e in examples) for split, examples in sets.items()},
         "skipped_steps": module.skipped,
         "exact": module.exact,
-        "environment": environment(),
+        "environment": environment(config),
     }
 
 

@@ -20,7 +20,7 @@ from modules.corpus.token_file import TokenFile, read_held_out, read_index, read
 from modules.files import Progress, sha256, silent, write_json, write_jsonl
 from modules.model import checkpoint
 from modules.model.base import Decoder
-from modules.training import loop
+from modules.training import loop, ranks
 from modules.training.config import PretrainConfig
 from modules.training.loop import Emit, Safety
 from modules.training.order import Steps, Windows, check_windows, loader
@@ -36,6 +36,7 @@ class PretrainModule(Training):
     """Next-token prediction on windows of the corpus."""
 
     model: Decoder
+    config: PretrainConfig
 
     def __init__(
         self, model: Decoder, config: PretrainConfig, val: Tensor | None, *, total: int
@@ -150,7 +151,8 @@ def pretrain(
     check_windows(windows)
     total = config.total_steps(windows.per_epoch)
     val = held_out(read_split(tokens, "val"), config.window, config.val_windows)
-    module = PretrainModule(checkpoint.build(config.model), config, val, total=total)
+    model = checkpoint.build(config.model).to(config.weight_dtype)
+    module = PretrainModule(model, config, val, total=total)
     module.keep_at = lambda step: snapshot(module, tokenizer, out / f"snapshots/{step:08d}")
     if saved is not None:
         module.restore(saved)
@@ -165,6 +167,7 @@ def pretrain(
         "tokens": total * config.tokens_per_step,
         "parameters": config.model.n_params,
     }
+    module.model = ranks.whole_model(module.model)
     if module.global_rank == 0:
         module.to(config.device_kind)  # Lightning has taken it back to the CPU
         module.val = held_out(read_held_out(tokens), config.window, WHOLE_SPLIT)
@@ -176,16 +179,20 @@ def pretrain(
 
 def write_checkpoint(module: PretrainModule, tokenizer: Path, out: Path) -> None:
     """Write a checkpoint/ directory's config, weights, tokenizer and loss curve."""
+    model = ranks.whole_model(module.model)
+    if module.global_rank:
+        return
     out.mkdir(parents=True, exist_ok=True)
     bpe.load(tokenizer).save(out / "tokenizer")
     write_jsonl(out / "curve.jsonl", module.curve)
-    checkpoint.save(module.model, out)
+    checkpoint.save(model, out)
 
 
 def snapshot(module: PretrainModule, tokenizer: Path, out: Path) -> None:
-    """Write the checkpoint/ directory of a step on the way."""
+    """Write the checkpoint/ directory of a step on the way (all ranks call it)."""
     write_checkpoint(module, tokenizer, out)
-    write_json(out / loop.FACTS, training_facts(module))
+    if module.global_rank == 0:
+        write_json(out / loop.FACTS, training_facts(module))
 
 
 def training_facts(module: PretrainModule) -> dict[str, Any]:
@@ -203,7 +210,7 @@ def training_facts(module: PretrainModule) -> dict[str, Any]:
         "precision": config.real_precision,
         "skipped_steps": module.skipped,
         "exact": module.exact,
-        "environment": environment(),
+        "environment": environment(config),
     }
 
 
