@@ -23,7 +23,7 @@ from modules.model.base import Decoder
 from modules.model.gpt import GPT
 from modules.model.heads import HeadConfig, TaskModel
 from modules.task import FINETUNE_FORMATS, Task, data_path, load_rows
-from modules.training import loop, tuned
+from modules.training import loop, ranks, tuned
 from modules.training.config import FinetuneConfig
 from modules.training.loop import Emit, Safety
 from modules.training.order import Steps, loader, mix, permute
@@ -107,10 +107,9 @@ class FinetuneData(L.LightningDataModule):
 
     def step(self, step: int) -> list[Batch]:
         """Return this rank's micro-batches of one optimizer step."""
-        rank, ranks = rank_of(self.trainer)
-        whole = self.chosen(step)
-        limit = self.config.tokens_per_micro_batch
-        return micro_batches(whole[rank::ranks], limit, of=whole, ranks=ranks)
+        rank, n = rank_of(self.trainer)
+        whole, limit = self.chosen(step), self.config.tokens_per_micro_batch
+        return micro_batches(whole[rank::n], limit, of=whole, ranks=n)
 
     def train_dataloader(self) -> DataLoader:
         """Return the loader of all steps that are left (Lightning's hook)."""
@@ -179,7 +178,7 @@ def finetune(
         "train_examples": len(train),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
-    if module.global_rank == 0:
+    if ranks.is_first():
         put_weights(model, module.best_weights)
         model.to(config.device_kind)  # Lightning has taken it back to the CPU
         split = "test" if "test" in sets else "val"

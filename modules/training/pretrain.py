@@ -168,7 +168,7 @@ def pretrain(
         "parameters": config.model.n_params,
     }
     module.model = ranks.whole_model(module.model)
-    if module.global_rank == 0:
+    if ranks.is_first():
         module.to(config.device_kind)  # Lightning has taken it back to the CPU
         module.val = held_out(read_held_out(tokens), config.window, WHOLE_SPLIT)
         whole = module.validate().get("val_loss")
@@ -180,7 +180,7 @@ def pretrain(
 def write_checkpoint(module: PretrainModule, tokenizer: Path, out: Path) -> None:
     """Write a checkpoint/ directory's config, weights, tokenizer and loss curve."""
     model = ranks.whole_model(module.model)
-    if module.global_rank:
+    if not ranks.is_first():
         return
     out.mkdir(parents=True, exist_ok=True)
     bpe.load(tokenizer).save(out / "tokenizer")
@@ -191,7 +191,7 @@ def write_checkpoint(module: PretrainModule, tokenizer: Path, out: Path) -> None
 def snapshot(module: PretrainModule, tokenizer: Path, out: Path) -> None:
     """Write the checkpoint/ directory of a step on the way (all ranks call it)."""
     write_checkpoint(module, tokenizer, out)
-    if module.global_rank == 0:
+    if ranks.is_first():
         write_json(out / loop.FACTS, training_facts(module))
 
 

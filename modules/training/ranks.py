@@ -7,6 +7,7 @@ gathers a block's weights when it is computed. What leaves a rank is always whol
 ranks under either strategy goes on from it. Activation checkpointing is Chen et al. 2016.
 """
 
+import os
 from collections.abc import Iterator
 from functools import partial
 
@@ -37,6 +38,25 @@ def strategy(config: TrainingConfig) -> Strategy | str:
     if layout(config).endswith("fsdp"):
         return ModelParallelStrategy(data_parallel_size=config.ranks, tensor_parallel_size=1)
     return DDPStrategy(find_unused_parameters=True, gradient_as_bucket_view=True)
+
+
+def is_first() -> bool:
+    """Tell whether this process is the one that writes (also before and after the trainer runs)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def check_together(strategy: Strategy, step: int) -> None:
+    """Refuse to train when the ranks have not found the same checkpoint.
+
+    Raises:
+        ValueError: naming this rank's step.
+    """
+    own = torch.tensor(float(step), dtype=torch.float64, device=strategy.root_device)
+    if float(strategy.reduce(own, reduce_op="mean")) != step:
+        raise ValueError(
+            f"this process found the checkpoint of step {step}, another one a different step: "
+            "the output directory must be one folder that all machines share"
+        )
 
 
 def layout(config: TrainingConfig) -> str:

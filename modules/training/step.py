@@ -169,6 +169,7 @@ class Training(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Put the optimizer's state back, now that the weights are where they train."""
+        ranks.check_together(self.trainer.strategy, self.done)
         restore_optimizers(self.model, self.raw_optimizers, self._saved_optimizer)
         self._saved_optimizer = {}
 

@@ -5,6 +5,7 @@ A rank may note the rows that it reads, or meet a loss that is not finite (see t
 
 import json
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor
 
 from modules.model.base import Decoder
-from modules.training import finetune, fit, pretrain  # noqa: F401  imported for the children
+from modules.training import finetune, fit, loop, pretrain  # noqa: F401  imported for the children
+from modules.training import state as states
 
 
 def record(folder: Path, rank: int) -> None:
@@ -58,6 +60,17 @@ def spoil(calls: list[int]) -> None:
     Decoder.lm_loss = sometimes
 
 
+def die(at: str) -> None:
+    """Be killed where the finished run is to be sealed, or when nothing of it is written yet."""
+    module, name = (loop, "finish") if at == "seal" else (pretrain, "write_checkpoint")
+    setattr(module, name, lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def blind(yes: bool) -> None:
+    """See no checkpoint, as on a machine that does not share the folder."""
+    states.load_newest = lambda folder: None
+
+
 def child(request: dict, rank: int, port: int) -> None:
     """Be one rank of the job."""
     path, n = Path(request["path"]), request["ranks"]
@@ -70,7 +83,7 @@ def child(request: dict, rank: int, port: int) -> None:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "test"}
     if "record" in request:
         record(Path(request["record"]), rank)
-    for patch in (spoil, stop):
+    for patch in (spoil, stop, die, blind):
         if str(rank) in request.get(patch.__name__, {}):
             patch(request[patch.__name__][str(rank)])
     try:

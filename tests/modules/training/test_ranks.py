@@ -1,6 +1,9 @@
 """Many processes train what one would: the same losses, tokens, checkpoints; DDP and FSDP."""
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +20,7 @@ from modules.model import checkpoint
 from modules.model.config import LSTMConfig
 from modules.training.config import FinetuneConfig, PretrainConfig
 from modules.training.events import read_events
-from modules.training.fit import INTERRUPTED
+from modules.training.fit import INTERRUPTED, Result, launch
 from modules.training.ranks import recompute
 
 STEPS, CLIP = 6, 0.1
@@ -161,6 +164,25 @@ def test_stopped_ranks_end_with_the_same_bytes(strategy, ranks, corpus, tiny, tm
     assert "snapshots/00000005/model.safetensors" in digests(tmp_path / "whole")
 
 
+def test_ranks_that_die_after_the_last_step_leave_one_to_write(
+    ranks, corpus, tiny, tmp_path, digests
+):
+    work = {n: job(corpus, tiny, tmp_path / n, devices=2) for n in ("whole", "killed")}
+    assert ranks.run(work["whole"]) == [0, 0]
+    for place in ("begin", "seal"):
+        assert ranks.run(work["killed"], die={"0": place}) == [-signal.SIGKILL, 0]
+    assert ranks.run(work["killed"]) == [0, 0]
+    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+def test_ranks_that_found_different_checkpoints_are_refused(ranks, corpus, tiny, tmp_path):
+    work = job(corpus, tiny, tmp_path / "out", devices=2)
+    assert ranks.run(work, blind={"1": True}, stop={"0": 3}) == [INTERRUPTED] * 2
+    assert ranks.run(work, blind={"1": True}) == [1, 1]
+    status = json.loads(Path(work["events"]).with_suffix(".status.json").read_text())
+    assert status["state"] == "failed" and "one folder that all machines share" in status["error"]
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_bad_loss_in_one_rank_is_skipped_by_all(strategy, ranks, corpus, tiny, tmp_path):
     bad = job(corpus, still(tiny), tmp_path / "out", devices=2, strategy=strategy)
@@ -240,3 +262,80 @@ def test_batches_that_do_not_split_are_refused(changes, message):
 def test_fine_tuning_refuses_fsdp():
     with pytest.raises(ValueError, match="fine-tune with ddp"):
         FinetuneConfig(strategy="fsdp")
+
+
+class KillOnce:
+    """Kills a rank of the run that this process has launched, at the first event."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank, self.step = str(rank), 0
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Take an event of the run."""
+        if not self.step:
+            children = psutil.Process().children(recursive=True)
+            (victim,) = (p for p in children if p.environ().get("RANK") == self.rank)
+            victim.kill()
+            self.step = event["step"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("victim", "strategy"), [(0, "ddp"), (1, "ddp"), (1, "fsdp")])
+def test_a_killed_rank_comes_back(victim, strategy, corpus, tiny, tmp_path, digests):
+    """About a minute: the agent starts both ranks again, which go on from the last checkpoint."""
+    changes = {"devices": 2, "strategy": strategy, "precision": "32-true", "max_steps": 100}
+    kill = KillOnce(victim)
+    for name, on_event in (("whole", lambda event: None), ("killed", kill)):
+        work = job(corpus, tiny, tmp_path / name, **changes)
+        result = launch(work, on_event=on_event)
+        assert result == Result("completed", 100), result.error
+    assert 0 < kill.step < 100
+    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+    events = read_events(Path(work["events"]))
+    assert {event["attempt"] for event in events} == {1, 2} and events[-1]["step"] == 100
+    status = json.loads(Path(work["events"]).with_suffix(".status.json").read_text())
+    assert status == {"state": "completed", "step": 100, "error": ""}
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_too_often_is_given_up(corpus, tiny, tmp_path):
+    """About 20 s; the message names the rank and the signal."""
+    work = job(corpus, tiny, tmp_path / "out", devices=2, restarts=0, max_steps=100_000)
+    result = launch(work, on_event=KillOnce(1))
+    assert result.state == "failed" and "rank 1: Signal 9 (SIGKILL)" in result.error
+
+
+@pytest.mark.slow
+def test_sigterm_reaches_all_ranks_through_the_agent(corpus, tiny, tmp_path):
+    """About 30 s: both finish their step, save and stop; one process goes on."""
+    work = job(corpus, still(tiny), tmp_path / "out", devices=2, checkpoint_every=10**6)
+    work["config"]["max_steps"] = 100_000
+
+    def stop_agent(event):
+        for process in psutil.Process().children():
+            if "modules.training.fit" in process.cmdline():
+                process.terminate()
+
+    result = launch(work, on_event=stop_agent)
+    assert result.state == "interrupted" and result.step > 0
+    saved = list((tmp_path / "out/state").glob("step-*"))
+    assert [path.name for path in saved] == [f"step-{result.step:08d}"]
+
+
+@pytest.mark.slow
+def test_two_machines_meet_at_the_rendezvous(alone, corpus, tiny, tmp_path):
+    """About 20 s: two agents of one process each, as on two nodes of one shared folder."""
+    out = tmp_path / "out"
+    work = job(corpus, still(tiny, norm=alone.name), out, nodes=2)
+    path = out.with_suffix(".job.json")
+    path.write_text(json.dumps(work))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{free.getsockname()[1]}"
+    meeting = {"PET_RDZV_BACKEND": "c10d", "PET_RDZV_ENDPOINT": where, "PET_RDZV_ID": "test"}
+    command = [sys.executable, "-m", "modules.training.fit", str(path)]
+    root = Path(__file__).resolve().parents[3]
+    agents = [subprocess.Popen(command, env=os.environ | meeting, cwd=root) for _ in range(2)]
+    assert [agent.wait(100) for agent in agents] == [0, 0]
+    np.testing.assert_allclose(curve(out), curve(alone), rtol=0, atol=1e-12)
