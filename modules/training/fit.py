@@ -6,8 +6,9 @@ its parent, and exits 0 only when the result is on disk. `launch` starts it, fol
 stops it when the caller is interrupted (RELIABILITY.md decision 2; ECOSYSTEM.md C.1).
 
 job = {"kind": "pretrain", "inputs": {"tokens": path, "tokenizer": path}, "config": {...},
-"out": path, "events": path of the event file}, or {"kind": "finetune", "task": name, "inputs":
-{"checkpoint": path, "data": path}, ...}. Beside the events lie its .job.json, .status.json, .log.
+"out": path, "events": path of the event file}, where "tokens" may be {name: path, ...}; or
+{"kind": "finetune", "task": name, "inputs": {"checkpoint": path, "data": path}, ...}. Beside the
+events lie its .job.json, .status.json, .log.
 """
 
 import ctypes
@@ -159,7 +160,7 @@ def train(job: dict[str, Any], emit: Callable[[dict[str, Any]], None], flag: Sto
     Raises:
         ValueError: the kind or the config is wrong.
     """
-    inputs = {name: Path(value) for name, value in job["inputs"].items()}
+    inputs = {name: _paths(value) for name, value in job["inputs"].items()}
     out = Path(job["out"])
     out.mkdir(parents=True, exist_ok=True)
     if job["kind"] == "pretrain":
@@ -179,6 +180,13 @@ def train(job: dict[str, Any], emit: Callable[[dict[str, Any]], None], flag: Sto
     else:
         raise ValueError(f"job kind {job['kind']!r}: expected pretrain or finetune")
     return counts is not None
+
+
+def _paths(value: str | dict[str, str]) -> Any:
+    """Return the path of an input, or its paths by name."""
+    if isinstance(value, dict):
+        return {name: Path(path) for name, path in value.items()}
+    return Path(value)
 
 
 def die_with_parent(parent: int | None) -> None:

@@ -51,7 +51,12 @@ class Between(L.Callback):
     """After each step: the loss curve, validation, checkpoints, events, and stopping on request."""
 
     def __init__(
-        self, config: TrainingConfig, safety: Safety, *, val_every: int, tokens: int
+        self,
+        config: TrainingConfig,
+        safety: Safety,
+        *,
+        val_every: int,
+        tokens: Callable[[int], int],
     ) -> None:
         self.config, self.safety, self.val_every, self.tokens = config, safety, val_every, tokens
         self.interrupted = False
@@ -93,7 +98,7 @@ class Between(L.Callback):
 
     def _add_row(self, module: Training, validation: dict[str, float]) -> None:
         row: dict[str, Any] = {"step": module.done, "lr": module.lr, **validation}
-        row["tokens"] = module.done * self.tokens
+        row["tokens"] = self.tokens(module.done)
         if module.recent:
             row["loss"] = sum(module.recent) / len(module.recent)
         module.curve.append(row)
@@ -105,6 +110,7 @@ class Between(L.Callback):
         if not (validation or last or first or now - self._clock[-1][0] >= 1.0):
             return
         seconds, steps = now - self._clock[0][0], module.done - self._clock[0][1]
+        tokens = self.tokens(module.done) - self.tokens(module.done - steps)
         if first:
             self._clock.clear()  # the first step warms up and says nothing about the rate
             self._warm = True
@@ -113,8 +119,8 @@ class Between(L.Callback):
             "step": module.done,
             "of": module.total,
             "lr": module.lr,
-            "tokens": module.done * self.tokens,
-            "tokens_per_second": round(steps * self.tokens / seconds, 1),
+            "tokens": self.tokens(module.done),
+            "tokens_per_second": round(tokens / seconds, 1),
             "eta": round((module.total - module.done) * seconds / steps, 1),
             "skipped": len(module.skipped),
             **validation,
@@ -137,13 +143,13 @@ def run(
     safety: Safety,
     *,
     val_every: int,
-    tokens: int,
+    tokens: Callable[[int], int],
 ) -> bool:
     """Train to the last step, or to a request to stop; True when the last step is done.
 
     Args:
         module: restored already, if there was something to restore.
-        tokens: tokens read per optimizer step, for rates.
+        tokens: tokens read in all steps before one.
     """
     module.max_bad_steps = config.max_bad_steps
     low = config.real_precision == "bf16-mixed"

@@ -45,14 +45,18 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def mean(strategy: Strategy, number: Tensor) -> Tensor:
+    """Return the mean of a number over the ranks, float64 (all ranks must ask)."""
+    return Tensor(strategy.reduce(number.double(), reduce_op="mean"))
+
+
 def check_together(strategy: Strategy, step: int) -> None:
     """Refuse to train when the ranks have not found the same checkpoint.
 
     Raises:
         ValueError: naming this rank's step.
     """
-    own = torch.tensor(float(step), dtype=torch.float64, device=strategy.root_device)
-    if float(strategy.reduce(own, reduce_op="mean")) != step:
+    if float(mean(strategy, torch.tensor(step, device=strategy.root_device))) != step:
         raise ValueError(
             f"this process found the checkpoint of step {step}, another one a different step: "
             "the output directory must be one folder that all machines share"

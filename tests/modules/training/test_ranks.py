@@ -115,6 +115,14 @@ def test_ranks_lose_what_one_process_does(n, alone, ranks, corpus, tiny, tmp_pat
     torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
+def test_ranks_weigh_rows_that_are_not_full(ranks, corpus, tiny, tmp_path):
+    """Rows of whole documents: every scored token counts as much as in one process."""
+    for n in (1, 4):
+        changes = {"devices": n, "sampling": "documents"}
+        assert not any(ranks.run(job(corpus, still(tiny), tmp_path / f"{n}", **changes)))
+    np.testing.assert_allclose(curve(tmp_path / "4"), curve(tmp_path / "1"), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_muon_sees_whole_matrices(strategy, ranks, corpus, tiny, tmp_path):
     optim = {"lr": 1e-2, "optimizer": "muon"}
