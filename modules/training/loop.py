@@ -25,6 +25,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from modules.files import sha256, write_json
 from modules.model.checkpoint import WEIGHTS
+from modules.training import ranks
 from modules.training import state as states
 from modules.training.config import TrainingConfig
 from modules.training.step import Training
@@ -32,6 +33,7 @@ from modules.training.step import Training
 log = logging.getLogger(__name__)
 
 FACTS = "training.json"  # written last
+RANKS = ("devices", "nodes", "strategy", "restarts")  # they change the last bits at most
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -76,11 +78,11 @@ class Between(L.Callback):
         validation: dict[str, float] = {}
         if last or (self.val_every and module.done % self.val_every == 0):
             validation = module.validate()
+            ranks.reshard(module.model)
         if last or validation or module.done % self.config.log_every == 0:
             self._add_row(module, validation)
         self._tell(module, validation, last)
-        if trainer.is_global_zero:
-            module.keep()
+        module.keep()
         stop = self._agreed_to_stop(trainer)
         if stop or module.done % self.config.checkpoint_every == 0:
             self.save(trainer, module)
@@ -88,9 +90,9 @@ class Between(L.Callback):
             self.interrupted = trainer.should_stop = True
 
     def save(self, trainer: L.Trainer, module: Training) -> None:
-        """Write a checkpoint from the first process; the others wait."""
+        """Write a checkpoint from the first process; the others give their parts and wait."""
+        saved = module.saved(self.safety.fingerprint)
         if trainer.is_global_zero:
-            saved = module.saved(self.safety.fingerprint)
             states.save(self.safety.folder, module.done, saved, keep=self.config.keep_checkpoints)
         trainer.strategy.barrier()
 
@@ -151,16 +153,19 @@ def run(
     """
     module.max_bad_steps = config.max_bad_steps
     low = config.real_precision == "bf16-mixed"
-    module.product_dtype = torch.bfloat16 if low else torch.float32
+    module.product_dtype = torch.bfloat16 if low else config.weight_dtype
     if module.done == module.total:
         return True
+    if config.recompute:
+        ranks.recompute(module.model)
     between = Between(config, safety, val_every=val_every, tokens=tokens)
     with _quiet(), reproducible(config.device_kind):
         trainer = L.Trainer(
             accelerator="gpu" if config.device_kind == "cuda" else "cpu",
             devices=config.devices,
-            strategy="ddp" if config.devices > 1 else "auto",
-            precision=config.real_precision,  # type: ignore[arg-type]
+            num_nodes=config.nodes,
+            strategy=ranks.strategy(config),
+            precision="bf16-mixed" if low else "32-true",  # 64-true: the weights are so already
             max_epochs=1,  # the loader ends by itself; epochs are ours to count
             callbacks=[between],
             logger=False,
@@ -181,7 +186,7 @@ def run(
 
 def fingerprint(config: TrainingConfig, *inputs: str) -> str:
     """Return a hash of the config and the inputs' hashes, without what cannot change the result."""
-    free = {"checkpoint_every", "keep_checkpoints", "workers", "threads"}
+    free = {"checkpoint_every", "keep_checkpoints", "workers", "threads", "recompute", *RANKS}
     parts = [config.model_dump_json(exclude=free), *inputs]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -221,8 +226,8 @@ def _remove(folder: Path) -> None:
 def prepare(config: TrainingConfig, safety: Safety) -> states.State | None:
     """Set threads and seed before anything is built; return the state to go on from, if any.
 
-    A resumed run keeps its first thread count unless the config names one: the count decides the
-    last bits of every product.
+    A run resumed on as many ranks keeps its first thread count unless the config names one: the
+    count decides the last bits of every product.
 
     Raises:
         ValueError: the checkpoint belongs to another config or other inputs.
@@ -237,7 +242,9 @@ def prepare(config: TrainingConfig, safety: Safety) -> states.State | None:
         )
     threads = config.threads or max(1, (os.cpu_count() or 1) // config.devices)
     if saved is not None:
-        threads = config.threads or saved.values["environment"]["threads"]
+        before = saved.values["environment"]
+        if before.get("ranks") == ranks.layout(config):
+            threads = config.threads or before["threads"]
         log.info("resuming after step %d", saved.values["step"])
     if config.compile:  # the shared cache would keep what a killed compiler left half done
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(safety.folder / f"compiled-{os.getpid()}")
