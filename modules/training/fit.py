@@ -7,7 +7,8 @@ stops it when the caller is interrupted (RELIABILITY.md decision 2; ECOSYSTEM.md
 
 job = {"kind": "pretrain", "inputs": {"tokens": path, "tokenizer": path}, "config": {...},
 "out": path, "events": path of the event file}, or {"kind": "finetune", "task": name, "inputs":
-{"checkpoint": path, "data": path}, ...}. Beside the events lie its .job.json, .status.json, .log.
+{"checkpoint": path, "data": path}, ...}, or {"kind": "measure" or "profile", "seconds": number,
+"inputs": {}, ...}. Beside the events lie its .job.json, .status.json, .log.
 """
 
 import ctypes
@@ -144,9 +145,29 @@ def train(job: dict[str, Any], emit: Callable[[dict[str, Any]], None], flag: Sto
         settings = FinetuneConfig.model_validate(job["config"])
         checkpoint, data, task = inputs["checkpoint"], inputs["data"], job["task"]
         counts = finetune(checkpoint, data, out, settings, task=task, emit=emit, stopping=flag)
+    elif job["kind"] in ("measure", "profile"):
+        return _look_at_steps(job, out, emit, flag)
     else:
-        raise ValueError(f"job kind {job['kind']!r}: expected pretrain or finetune")
+        raise ValueError(
+            f"job kind {job['kind']!r}: expected pretrain, finetune, measure or profile"
+        )
     return counts is not None
+
+
+def _look_at_steps(
+    job: dict[str, Any], out: Path, emit: Callable[[dict[str, Any]], None], flag: StopFlag
+) -> bool:
+    from modules.training.config import PretrainConfig
+    from modules.training.profile import profile_step
+    from modules.training.throughput import measure
+
+    config, seconds = PretrainConfig.model_validate(job["config"]), job["seconds"]
+    if job["kind"] == "measure":
+        found = measure(config, out, seconds=seconds, emit=emit, stopping=flag)
+    else:
+        trace = Path(job["trace"])
+        found = profile_step(config, out, trace, seconds=seconds, emit=emit, stopping=flag)
+    return found is not None
 
 
 def die_with_parent(parent: int | None) -> None:
