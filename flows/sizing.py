@@ -11,15 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from flows.amounts import amount, duration
 from flows.page import Shown
 from flows.settings import enter
 from modules.files import Progress
 from modules.run import PretrainConfig, RunConfig
 
 logger = logging.getLogger(__name__)
-
-PREFIXES = (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
-SPANS = (("years", 365 * 86400), ("days", 86400), ("h", 3600), ("min", 60))
 
 
 def measured(
@@ -201,22 +199,6 @@ def fits(config: PretrainConfig) -> bool:
     if need > free:
         logger.warning("not measured: a row needs %s, %s are free", *_bytes(need, free))
     return need <= free
-
-
-def amount(value: float, unit: str) -> str:
-    """Return a quantity with a prefix: 3.21 GB."""
-    for prefix, size in PREFIXES:
-        if value >= size:
-            return f"{value / size:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
-    for unit, size in SPANS:
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
 def _needs(

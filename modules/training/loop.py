@@ -26,12 +26,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from modules.files import sha256, write_json
 from modules.model.checkpoint import WEIGHTS
 from modules.training import state as states
+from modules.training.ceiling import ceiling
 from modules.training.config import TrainingConfig
 from modules.training.step import Training
 
 log = logging.getLogger(__name__)
 
 FACTS = "training.json"  # written last
+LONG = 20.0  # seconds: runs that last longer measure the device's ceiling once, 0.3 s
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -49,9 +51,10 @@ class Between(L.Callback):
     """After each step: the loss curve, validation, checkpoints, events, and stopping on request."""
 
     def __init__(
-        self, config: TrainingConfig, safety: Safety, *, val_every: int, tokens: int
+        self, config: TrainingConfig, safety: Safety, *, val_every: int, tokens: int, flops: int
     ) -> None:
         self.config, self.safety, self.val_every, self.tokens = config, safety, val_every, tokens
+        self.flops, self._ceiling = flops, 0.0
         self.interrupted = False
         self._warm = False
         self._clock: deque[tuple[float, int]] = deque(maxlen=30)  # (time, step) of late events
@@ -106,6 +109,10 @@ class Between(L.Callback):
         if first:
             self._clock.clear()  # the first step warms up and says nothing about the rate
             self._warm = True
+            if self.flops and (module.total - module.done) * seconds > LONG:
+                kind, ranks = module.device.type, module.trainer.world_size
+                self._ceiling = ceiling(kind, module.product_dtype) * ranks
+                now = time.monotonic()
         self._clock.append((now, module.done))
         event = {
             "step": module.done,
@@ -117,6 +124,8 @@ class Between(L.Callback):
             "skipped": len(module.skipped),
             **validation,
         }
+        if self._ceiling:
+            event["mfu"] = round(event["tokens_per_second"] * self.flops / self._ceiling, 4)
         if module.loss is not None:  # numbers of the last step that was applied
             event |= {"loss": module.loss, "grad_norm": module.norm}
         self.safety.emit(event)
@@ -136,19 +145,21 @@ def run(
     *,
     val_every: int,
     tokens: int,
+    flops: int = 0,
 ) -> bool:
     """Train to the last step, or to a request to stop; True when the last step is done.
 
     Args:
         module: restored already, if there was something to restore.
         tokens: tokens read per optimizer step, for rates.
+        flops: operations per token, for MFU; 0 does not tell it.
     """
     module.max_bad_steps = config.max_bad_steps
     low = config.real_precision == "bf16-mixed"
     module.product_dtype = torch.bfloat16 if low else torch.float32
     if module.done == module.total:
         return True
-    between = Between(config, safety, val_every=val_every, tokens=tokens)
+    between = Between(config, safety, val_every=val_every, tokens=tokens, flops=flops)
     with _quiet(), reproducible(config.device_kind):
         trainer = L.Trainer(
             accelerator="gpu" if config.device_kind == "cuda" else "cpu",

@@ -24,6 +24,7 @@ from modules.training import loop
 from modules.training.config import PretrainConfig
 from modules.training.loop import Emit, Safety
 from modules.training.order import Steps, Windows, check_windows, loader
+from modules.training.plan import flops_per_token
 from modules.training.step import Training, environment, rank_of
 
 log = logging.getLogger(__name__)
@@ -156,8 +157,9 @@ def pretrain(
         module.restore(saved)
     data = PretrainData(train, config, start=module.done, stop=total)
     tokens_per_step = config.tokens_per_step
+    every, flops = config.val_every, flops_per_token(config.model, config.window).total
     if not loop.run(
-        module, data, config, safety, val_every=config.val_every, tokens=tokens_per_step
+        module, data, config, safety, val_every=every, tokens=tokens_per_step, flops=flops
     ):
         return None
     counts = {

@@ -1,7 +1,6 @@
 """How fast a preset trains on this device: some steps of its own, on tokens drawn at random.
 
-The steps go through modules.training.loop like any training. `ceiling` is what MFU is measured
-against: the rate of one large product here, in the type that training multiplies in.
+The steps go through modules.training.loop like any training.
 Start `measure` through modules.training.fit, so that the allocator is the one trainings get.
 """
 
@@ -16,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
 
 from modules.files import write_json
 from modules.model import checkpoint
 from modules.training import loop
+from modules.training.ceiling import ceiling, wait
 from modules.training.config import PretrainConfig
 from modules.training.loop import Emit, Safety
 from modules.training.plan import flops_per_token
@@ -45,31 +44,6 @@ def silent(event: dict[str, Any]) -> None:
 def never() -> bool:
     """Stop for nobody."""
     return False
-
-
-def ceiling(kind: str, dtype: torch.dtype, *, seconds: float = 0.15) -> float:
-    """Return the FLOP/s of the fastest product of two square matrices; kind: cpu or cuda."""
-    sizes = (4096, 8192) if kind == "cuda" else (512, 1024)  # fp32 on CPUs differs by size
-    return max(_product_rate(kind, dtype, size, seconds) for size in sizes)
-
-
-def _product_rate(kind: str, dtype: torch.dtype, size: int, seconds: float) -> float:
-    drawn = torch.Generator(kind).manual_seed(0)  # leaves the training's own draws alone
-    a = torch.rand(size, size, device=kind, generator=drawn).to(dtype)
-    best, end = float("inf"), time.perf_counter() + seconds
-    with torch.no_grad(), torch.autocast(kind, enabled=False):
-        while time.perf_counter() < end or best == float("inf"):
-            _wait(kind)
-            began = time.perf_counter()
-            F.linear(a, a)
-            _wait(kind)
-            best = min(best, time.perf_counter() - began)
-    return 2.0 * size**3 / best
-
-
-def _wait(kind: str) -> None:
-    if kind == "cuda":
-        torch.cuda.synchronize()
 
 
 class RandomTokens:
@@ -128,7 +102,7 @@ class Timed(PretrainModule):
         self._span = dict.fromkeys(PHASES, 0.0)
         self._span["data"] = began - self._ended
         super().training_step(micro_batches, index)
-        _wait(self.device.type)
+        wait(self.device.type)
         self._ended = time.perf_counter()
         known = sum(self._span.values()) - self._span["data"]
         self._span["guard"] = self._ended - began - known
@@ -139,7 +113,7 @@ class Timed(PretrainModule):
         began = time.perf_counter()
         with record_function(name):
             yield
-            _wait(self.device.type)
+            wait(self.device.type)
         self._span[name] += time.perf_counter() - began
 
 
@@ -167,8 +141,7 @@ def measure(
 def ceiling_of(config: PretrainConfig) -> float:
     """Return the ceiling of all devices a config trains on, in its precision."""
     low = config.real_precision == "bf16-mixed"
-    dtype = torch.bfloat16 if low else torch.float32
-    return ceiling(config.device_kind, dtype) * config.devices
+    return ceiling(config.device_kind, torch.bfloat16 if low else torch.float32) * config.devices
 
 
 def excerpt(config: PretrainConfig, seconds: float, ceiling: float) -> PretrainConfig:

@@ -1,15 +1,18 @@
 """Steps that are timed are a training's own steps, and add up."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
+from modules.files import sha256
 from modules.model import checkpoint
 from modules.training import loop, throughput
 from modules.training.config import PretrainConfig
 from modules.training.loop import Safety
-from modules.training.pretrain import PretrainData, PretrainModule
+from modules.training.plan import flops_per_token
+from modules.training.pretrain import PretrainData, PretrainModule, pretrain
 from modules.training.profile import profile_step
 
 
@@ -79,3 +82,20 @@ def test_a_profile_names_operators_and_writes_a_trace(config, tmp_path):
         event["name"] == "backward" for event in json.loads(trace.read_text())["traceEvents"]
     )
     assert found["step_peak_bytes"] > config.model.n_params * 4  # the gradients at least
+
+
+def test_long_runs_tell_mfu_and_train_the_same(config, corpus, tmp_path, monkeypatch):
+    tokens, tokenizer = Path(corpus["tokens"]), Path(corpus["tokenizer"])
+    weights, told = [], []
+    for name, long in (("short", 1e9), ("long", 0.0)):
+        events = []
+        monkeypatch.setattr(loop, "LONG", long)
+        monkeypatch.setattr(loop, "ceiling", lambda kind, dtype: 1e9)
+        pretrain(tokens, tokenizer, tmp_path / name, config.but(max_steps=6), emit=events.append)
+        weights.append(sha256(tmp_path / name / "model.safetensors"))
+        told.append(events[-1])
+    short, long = told
+    flops = flops_per_token(config.model, 32).total
+    assert "mfu" not in short
+    assert long["mfu"] == pytest.approx(long["tokens_per_second"] * flops / 1e9, abs=1e-4)
+    assert weights[0] == weights[1]
