@@ -5,10 +5,11 @@ writes a status by rename, and turns SIGTERM into "finish the step, save, exit 7
 its parent, and exits 0 only when the result is on disk. `launch` starts it, follows its events and
 stops it when the caller is interrupted (RELIABILITY.md decision 2; ECOSYSTEM.md C.1).
 
-job = {"kind": "pretrain", "inputs": {"tokens": path, "tokenizer": path}, "config": {...},
-"out": path, "events": path of the event file}, or {"kind": "finetune", "task": name, "inputs":
-{"checkpoint": path, "data": path}, ...}, or {"kind": "measure" or "profile", "seconds": number,
-"inputs": {}, ...}. Beside the events lie its .job.json, .status.json, .log.
+job = {"kind": "pretrain", "inputs": {"tokens": path, "tokenizer": path, "documents": path or
+none}, "config": {...}, "out": path, "events": path of the event file}, or {"kind": "finetune",
+"task": name, "inputs": {"checkpoint": path, "data": path}, ...}, or {"kind": "measure" or
+"profile", "seconds": number, "inputs": {}, ...}. Beside the events lie its .job.json,
+.status.json, .log.
 """
 
 import ctypes
@@ -137,7 +138,10 @@ def train(job: dict[str, Any], emit: Callable[[dict[str, Any]], None], flag: Sto
 
         config = PretrainConfig.model_validate(job["config"])
         tokens, tokenizer = inputs["tokens"], inputs["tokenizer"]
-        counts = pretrain(tokens, tokenizer, out, config, emit=emit, stopping=flag)
+        documents = inputs.get("documents")
+        counts = pretrain(
+            tokens, tokenizer, out, config, documents=documents, emit=emit, stopping=flag
+        )
     elif job["kind"] == "finetune":
         from modules.training.config import FinetuneConfig
         from modules.training.finetune import finetune

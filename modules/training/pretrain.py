@@ -17,11 +17,13 @@ from torch.utils.data import DataLoader
 
 from modules import tokenizer as bpe
 from modules.corpus.token_file import TokenFile, read_held_out, read_index, read_split
+from modules.evaluation.config import Precision
 from modules.files import Progress, sha256, silent, write_json, write_jsonl
 from modules.model import checkpoint
 from modules.model.base import Decoder
 from modules.training import loop
 from modules.training.config import PretrainConfig
+from modules.training.domains import domain_scores
 from modules.training.loop import Emit, Safety
 from modules.training.order import Steps, Windows, check_windows, loader
 from modules.training.plan import flops_per_token
@@ -119,6 +121,7 @@ def pretrain(
     out: Path,
     config: PretrainConfig,
     *,
+    documents: Path | None = None,
     progress: Progress = silent,
     emit: Emit | None = None,
     stopping: Callable[[], bool] = lambda: False,
@@ -129,6 +132,7 @@ def pretrain(
     newest one that verifies.
 
     Args:
+        documents: what the tokens were made of: the held-out loss is then told by domain too.
         emit: called with an event at most every second.
         stopping: asked after each step; True: save and return.
 
@@ -172,8 +176,20 @@ def pretrain(
         module.val = held_out(read_held_out(tokens), config.window, WHOLE_SPLIT)
         whole = module.validate().get("val_loss")
         write_checkpoint(module, tokenizer, out)
-        loop.finish(out, training_facts(module) | {"held_out_loss": whole}, counts, safety)
+        last = {"held_out_loss": whole, "domains": domains(module, tokens, documents)}
+        loop.finish(out, training_facts(module) | last, counts, safety)
     return counts
+
+
+def domains(module: PretrainModule, tokens: Path, documents: Path | None) -> list[dict[str, Any]]:
+    """Return how well the finished model predicts each domain of the held-out text."""
+    if documents is None:
+        return []
+    config = module.config
+    precision: Precision = "bfloat16" if config.real_precision == "bf16-mixed" else "float32"
+    return domain_scores(
+        module.model, tokens, documents, context=config.window, precision=precision
+    )
 
 
 def write_checkpoint(module: PretrainModule, tokenizer: Path, out: Path) -> None:
