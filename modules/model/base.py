@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
+from modules.kernels import ops
+
 IGNORED = -100  # a target that is not scored
 CHUNK = 2**25  # logits held at once: 128 MiB in float32, 667 positions of GPT-2's vocabulary
 
@@ -68,17 +70,25 @@ class Decoder(nn.Module):
         """Return the logits (..., V) of features (..., C)."""
         return F.linear(hidden, self.output_matrix)
 
-    def lm_loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+    def read_tokens(self, tokens: Tensor) -> Tensor:
+        """Return the embeddings (B, T, C) of tokens (B, T)."""
+        if ops.usable(self.wte.weight):
+            return ops.embed(self.wte.weight, tokens)
+        embeddings: Tensor = self.wte(tokens)
+        return embeddings
+
+    def lm_loss(self, tokens: Tensor, targets: Tensor, share: float = 1.0) -> Tensor:
         """Return the mean negative log-likelihood of `targets`, in nats per token.
 
         Args:
             tokens: (B, T) int64.
             targets: (B, T) int64, already shifted by the caller; -100 is not scored. The loss is 0
                 where nothing is scored.
+            share: times this; a micro-batch's share of its step.
         """
         hidden = self(tokens)  # (B, T, C)
         kept = (targets != IGNORED).to(wide(hidden.dtype))
-        return self.weighted_loss(hidden, targets, kept / kept.sum().clamp(min=1))
+        return self.weighted_loss(hidden, targets, kept / kept.sum().clamp(min=1) * share)
 
     def weighted_loss(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Return sum(weight * negative log-likelihood) over positions.
@@ -91,6 +101,8 @@ class Decoder(nn.Module):
         rows, targets, weights = _scored(targets.flatten(), weights.flatten())
         flat = hidden.flatten(0, -2)  # (B*T, C)
         flat = flat if rows is None else flat.index_select(0, rows)  # (N, C)
+        if ops.usable(flat):
+            return ops.weighted_loss(flat, self.output_matrix, targets, weights)
         dtype = compute_dtype(flat)
         if torch.is_grad_enabled() and (flat.requires_grad or self.output_matrix.requires_grad):
             return _WeightedLoss.apply(flat, self.output_matrix, targets, weights, dtype)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.kernels import ops
 from modules.model.base import Decoder, compute_dtype
 from modules.model.config import GPTConfig
 
@@ -164,6 +165,7 @@ class Block(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.pre_norm = config.norm == "pre"
+        self.drops = config.attn_dropout > 0 or config.resid_dropout > 0
         self.ln_1 = nn.LayerNorm(config.n_embd, LN_EPS)
         self.attn = Attention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd, LN_EPS)
@@ -171,6 +173,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, layer: int, cache: Cache | None) -> Tensor:
         """Return the block's output (B, T, C)."""
+        plain = self.pre_norm and cache is None and not (self.training and self.drops)
+        if plain and ops.usable(x):
+            return ops.mlp_block(ops.attention_block(x, self.ln_1, self.attn), self.ln_2, self.mlp)
         if self.pre_norm:  # GPT-2 paper, section 2.3
             x = x + self.attn(self.ln_1(x), layer, cache)
             return x + self.mlp(self.ln_2(x))
@@ -232,7 +237,7 @@ class GPT(Decoder):
         else:
             assert not torch.is_grad_enabled(), "the cache is written in place: use torch.no_grad()"
             positions = cache.open(tokens.shape[1])  # (T,) or (B, T)
-        x = self.drop(self.wte(tokens) + self.wpe(positions))  # (B, T, C)
+        x = self.drop(self.read_tokens(tokens) + self.wpe(positions))  # (B, T, C)
         for layer, block in enumerate(self.h):
             x = block(x, layer, cache)
         if cache is not None:

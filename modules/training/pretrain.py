@@ -39,6 +39,7 @@ class PretrainModule(Training):
     """Next-token prediction on windows of the corpus."""
 
     model: Decoder
+    plain_loss = True
 
     def __init__(
         self, model: Decoder, config: PretrainConfig, val: Tensor | None, *, total: int
@@ -52,7 +53,7 @@ class PretrainModule(Training):
 
     def micro_loss(self, batch: Tensor) -> Tensor:
         """Return this micro-batch's share of the nats per token; windows (B, T + 1)."""
-        return self.model.lm_loss(batch[:, :-1], batch[:, 1:]) / self.config.accumulate
+        return self.model.lm_loss(batch[:, :-1], batch[:, 1:], share=1 / self.config.accumulate)
 
     def keep(self) -> None:
         """Write a snapshot where the config asks for one."""

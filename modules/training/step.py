@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 
+from modules.kernels.ops import in_place_gradients
 from modules.training import state as states
 from modules.training.config import OptimConfig
 from modules.training.optim import (
@@ -34,6 +35,8 @@ LIBRARIES = ("torch", "lightning", "safetensors", "numpy")
 
 class Training(L.LightningModule):
     """A model with its optimizers; children say what the loss of a micro-batch is."""
+
+    plain_loss = False  # True: the language-model loss as it is, so that kernels may go further
 
     def __init__(self, model: nn.Module, optim: OptimConfig, *, total: int, seed: int) -> None:
         super().__init__()
@@ -76,7 +79,8 @@ class Training(L.LightningModule):
         for i, batch in enumerate(micro_batches):
             seed = mix(self.seed, self.done, i, self.global_rank)
             torch.manual_seed(seed >> 1)  # the dropout masks
-            with self._no_sync(i + 1 < len(micro_batches)):
+            in_place = self.plain_loss and self.trainer.world_size == 1
+            with self._no_sync(i + 1 < len(micro_batches)), in_place_gradients(in_place):
                 loss = self.micro_loss(batch)
                 self.manual_backward(loss)
             total += loss.detach()

@@ -94,7 +94,7 @@ def test_gradient_accumulation_is_the_mean_over_micro_batches(corpus, tiny, tmp_
 def test_non_finite_steps_are_not_applied(bad, corpus, tiny, tmp_path, monkeypatch):
     real, calls = Decoder.lm_loss, []
 
-    def sometimes(self, tokens, targets):
+    def sometimes(self, tokens, targets, share=1.0):
         loss = real(self, tokens, targets)
         if self.training:
             calls.append(1)
@@ -112,7 +112,7 @@ def test_too_many_bad_steps_in_a_row_stop_the_run(corpus, tiny, tmp_path, monkey
     real = Decoder.lm_loss
     calls = []
 
-    def after_six(self, tokens, targets):
+    def after_six(self, tokens, targets, share=1.0):
         calls.append(1)
         return real(self, tokens, targets) * (float("nan") if len(calls) > 6 else 1)
 

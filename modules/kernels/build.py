@@ -1,0 +1,96 @@
+"""Compile the C++ kernels with the system's compiler at first use, and load them.
+
+Plain C functions called through ctypes: no headers of PyTorch, so two seconds are enough. The
+library lies in the user's cache folder under the hash of sources, flags and processor; it shares
+PyTorch's OpenMP threads, whose library has the same name. Where there is no compiler or the
+processor lacks AVX512-BF16, callers use their plain PyTorch twins.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+log = logging.getLogger(__name__)
+
+SOURCES = Path(__file__).parent
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared")
+OFF = "TEXTMILL_NO_KERNELS"  # any value: the plain twins only
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """Return the compiled kernels, or None where the plain twins must do."""
+    if reason := _missing():
+        log.info("no own CPU kernels: %s", reason)
+        return None
+    try:
+        return ctypes.CDLL(str(_compiled()))
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("the CPU kernels could not be built, using plain PyTorch: %s", error)
+        return None
+
+
+def status() -> str:
+    """Return in words whether the kernels are used here, and what to do if not."""
+    if reason := _missing():
+        return reason
+    return "compiled" if library() else "could not be built; see the log"
+
+
+def _missing() -> str:
+    if os.environ.get(OFF):
+        return f"switched off by {OFF}"
+    abilities = torch.cpu.get_capabilities()
+    if not abilities.get("avx512_bf16"):
+        return "the processor has no AVX512-BF16"
+    if abilities.get("amx_bf16"):
+        return "the processor has AMX, which PyTorch uses"
+    if _compiler() is None:
+        return "no C++ compiler: install g++"
+    return ""
+
+
+def _compiler() -> str | None:
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def _compiled() -> Path:
+    """Return the library of these sources for this processor, compiled if it is not there."""
+    compiler = _compiler()
+    assert compiler is not None
+    files = sorted(SOURCES.glob("*.cpp"))
+    parts = [path.read_bytes() for path in sorted([*files, *SOURCES.glob("*.h")])]
+    about = [*FLAGS, compiler, repr(sorted(torch.cpu.get_capabilities().items()))]
+    key = hashlib.sha256(b"\0".join([*parts, *(text.encode() for text in about)])).hexdigest()
+    path = _folder() / f"kernels-{key[:24]}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=path.parent) as room:
+            made = Path(room) / path.name
+            command = [compiler, *FLAGS, *map(str, files), "-o", str(made)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+            if done.returncode:
+                raise subprocess.SubprocessError(done.stderr.strip()[-2000:])
+            made.replace(path)  # another process may have been first: the same bytes
+    return path
+
+
+def _folder() -> Path:
+    """Return the user's own cache folder: what lies there is loaded as code."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "textmill"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        if found.st_uid == os.getuid() and not found.st_mode & 0o022 and os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="textmill-kernels-"))

@@ -1,0 +1,281 @@
+"""The kernels as differentiable operations: the two halves of a pre-norm block, and the loss.
+
+Each is one autograd node with a hand-written way back (GPT-2 paper, section 2.3). Activations are
+bfloat16, the residual stream, sums and weights float32. Nothing is kept that is cheap to make
+again: the norm's output and GELU's are recomputed where a product needs them.
+B rows, T positions, M = B T, C features, H heads, V vocabulary.
+"""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from modules.kernels.build import library
+
+HELD = 2**25  # logits held at once, bfloat16: 64 MiB
+
+_in_place = False
+# Memory that is used again each step: fresh memory costs a page fault every 4 KiB.
+_room = torch.empty(0, dtype=torch.bfloat16)
+_gradients = WeakTensorKeyDictionary()  # weight -> its gradient's memory
+
+
+@contextmanager
+def in_place_gradients(wanted: bool) -> Iterator[None]:
+    """Put gradients straight into `.grad`, added to what is there: no second copy, no extra pass.
+
+    Those of the output matrix are there after the forward pass already, so each loss must be
+    followed by its backward pass, unscaled. Not with DDP or FSDP, which wait for autograd to hand
+    the gradients over.
+    """
+    global _in_place
+    before, _in_place = _in_place, wanted
+    try:
+        yield
+    finally:
+        _in_place = before
+
+
+def usable(x: Tensor) -> bool:
+    """Tell whether the kernels take this float32 input: on a CPU, products in bfloat16."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.shape[-1] % 2 == 0
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and not torch.compiler.is_compiling()
+        and library() is not None
+    )
+
+
+def attention_block(x: Tensor, norm: Any, attn: Any) -> Tensor:
+    """Return x + attn(norm(x)) for x (B, T, C) and the modules of modules/model/gpt.py."""
+    weights = (*norm.parameters(), *attn.c_attn.parameters(), *attn.c_proj.parameters())
+    return _AttentionBlock.apply(x, attn.n_head, norm.eps, *weights)
+
+
+def mlp_block(x: Tensor, norm: Any, mlp: Any) -> Tensor:
+    """Return x + mlp(norm(x)) for x (B, T, C) and the modules of modules/model/gpt.py."""
+    weights = (*norm.parameters(), *mlp.c_fc.parameters(), *mlp.c_proj.parameters())
+    return _MLPBlock.apply(x, norm.eps, *weights)
+
+
+def weighted_loss(hidden: Tensor, matrix: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Return sum(weight * -log P(target)) of features (N, C) float32 and a matrix (V, C)."""
+    wanted = torch.is_grad_enabled() and (hidden.requires_grad or matrix.requires_grad)
+    return _Loss.apply(hidden, matrix, targets, weights, wanted)
+
+
+def embed(matrix: Tensor, tokens: Tensor) -> Tensor:
+    """Return rows (..., C) of a matrix (V, C)."""
+    return _Embedding.apply(matrix, tokens)
+
+
+class _AttentionBlock(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, n_head: int, eps: float, *weights: Tensor) -> Tensor:
+        norm_w, norm_b, w, b, w_out, b_out = weights
+        batch, t, c = x.shape
+        x = x.contiguous()
+        y, normalised, scale = _normalise(x, norm_w, norm_b, eps)
+        qkv = _bf16(batch * t, 3 * c)
+        _call("linear", y, w, b, qkv, batch * t, 3 * c, c)
+        a, lse = _bf16(batch * t, c), torch.empty(batch, n_head, t)
+        _call("attention", qkv, a, lse, batch, t, n_head, c // n_head)
+        out = torch.empty_like(x)
+        _call("linear_residual", a, w_out, b_out, x, out, batch * t, c, c)
+        ctx.save_for_backward(normalised, scale, qkv, a, lse)
+        ctx.weights, ctx.n_head = weights, n_head
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        normalised, scale, qkv, a, lse = ctx.saved_tensors
+        norm_w, norm_b, w, b, w_out, b_out = ctx.weights
+        out = _Gradients(ctx.weights)
+        dx = grads[0].contiguous()
+        batch, t, c = dx.shape
+        m = batch * t
+        d = _rounded(dx)
+        out.weight("linear_weight", d, a, w=w_out, b=b_out)
+        da, dqkv = _bf16(m, c), _bf16(m, 3 * c)
+        _call("linear_input", d, w_out, da, m, c, c)
+        heads = (batch, t, ctx.n_head, c // ctx.n_head)
+        _call("attention_back", qkv, a, da, lse, dqkv, *heads)
+        out.weight("linear_weight_norm", dqkv, normalised, norm_w, norm_b, w=w, b=b)
+        _call("linear_input", dqkv, w, da, m, 3 * c, c)
+        return out.norm(da, normalised, scale, dx), None, None, *out.all()
+
+
+class _MLPBlock(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float, *weights: Tensor) -> Tensor:
+        norm_w, norm_b, w, b, w_out, b_out = weights
+        x = x.contiguous()
+        m, c, inner = x.numel() // x.shape[-1], x.shape[-1], w.shape[0]
+        y, normalised, scale = _normalise(x, norm_w, norm_b, eps)
+        h, g = _bf16(m, inner), _bf16(m, inner)
+        _call("linear_gelu", y, w, b, h, g, m, inner, c)
+        out = torch.empty_like(x)
+        _call("linear_residual", g, w_out, b_out, x, out, m, c, inner)
+        ctx.save_for_backward(normalised, scale, h)
+        ctx.weights = weights
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        normalised, scale, h = ctx.saved_tensors
+        norm_w, norm_b, w, b, w_out, b_out = ctx.weights
+        out = _Gradients(ctx.weights)
+        dx = grads[0].contiguous()
+        m, (inner, c) = len(h), w.shape
+        d = _rounded(dx)
+        g, dh, dy = _bf16(m, inner), _bf16(m, inner), _bf16(m, c)
+        _call("linear_input_gelu", d, w_out, h, dh, g, m, c, inner)
+        out.weight("linear_weight", d, g, w=w_out, b=b_out)
+        out.weight("linear_weight_norm", dh, normalised, norm_w, norm_b, w=w, b=b)
+        _call("linear_input", dh, w, dy, m, inner, c)
+        return out.norm(dy, normalised, scale, dx), None, *out.all()
+
+
+class _Loss(torch.autograd.Function):
+    """The gradient is made in the forward pass, a run of rows at a time: no logits are kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, matrix: Tensor, targets: Tensor, weights: Tensor, wanted: bool
+    ) -> Tensor:
+        (n, c), v = hidden.shape, len(matrix)
+        ld = (-(-v // 64) | 1) * 64  # whole panels; an odd number, or rows share cache lines' sets
+        x, weights = _rounded(hidden.contiguous()), weights.float().contiguous()
+        losses = torch.empty(n)
+        dx = torch.empty_like(hidden)
+        dw, add = _place(matrix) if wanted else (matrix, False)
+        step = max(1, HELD // ld)
+        for i in range(0, n, step):
+            rows = slice(i, min(i + step, n))
+            logits, sizes = _logits((rows.stop - i) * ld), (ld, rows.stop - i, v)
+            _call("head_logits", x[rows], matrix, logits, *sizes, c)
+            of_rows = (targets[rows].contiguous(), weights[rows], losses[rows])
+            _call("cross_entropy", logits, *of_rows, *sizes)
+            if wanted:
+                _call("head_back", logits, x[rows], matrix, dx[rows], dw, *sizes, c, int(add))
+            add = True
+        ctx.in_place = _in_place
+        ctx.save_for_backward(dx, None if _in_place else dw)
+        return (losses * weights).sum()  # not `@`: autocast would round it
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        dx, dw = ctx.saved_tensors
+        if float(grads[0]) != 1.0:
+            assert not ctx.in_place, "a loss with gradients in place is not scaled afterwards"
+            dx, dw = dx * grads[0], dw * grads[0]
+        return dx, dw, None, None, None
+
+
+class _Embedding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, tokens: Tensor) -> Tensor:
+        ctx.matrix = matrix
+        ctx.save_for_backward(tokens)
+        return matrix.index_select(0, tokens.flatten()).view(*tokens.shape, -1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, None]:
+        (tokens,) = ctx.saved_tensors
+        rows = grads[0].reshape(-1, grads[0].shape[-1])
+        if _in_place and ctx.matrix.grad is not None:  # the loss has put its part there
+            ctx.matrix.grad.index_add_(0, tokens.flatten(), rows)
+            return None, None
+        return torch.zeros_like(ctx.matrix).index_add_(0, tokens.flatten(), rows), None
+
+
+class _Gradients:
+    """Where the six gradients of a half block go."""
+
+    def __init__(self, weights: tuple[Tensor, ...]) -> None:
+        self.weights = weights
+        self.places = {id(w): _place(w) for w in weights}
+
+    def weight(self, name: str, dy: Tensor, x: Tensor, *more: Tensor, w: Tensor, b: Tensor) -> None:
+        """Make the gradients of a map's matrix and bias."""
+        (dw, add), (db, _) = self.places[id(w)], self.places[id(b)]
+        _call(name, dy, x, *more, dw, db, len(dy), *w.shape, int(add))
+
+    def norm(self, dy: Tensor, normalised: Tensor, scale: Tensor, residual: Tensor) -> Tensor:
+        """Make the norm's gradients; return the block's own (B, T, C), residual included."""
+        (dw, add), (db, _) = self.places[id(self.weights[0])], self.places[id(self.weights[1])]
+        dx = torch.empty_like(residual)
+        sizes = (*dy.shape, int(add))
+        _call(
+            "layer_norm_input", dy, normalised, scale, self.weights[0], residual, dx, dw, db, *sizes
+        )
+        return dx
+
+    def all(self) -> list[Tensor | None]:
+        """Return them for autograd; None for what is in its place already."""
+        return [None if _in_place else grad for grad, _ in self.places.values()]
+
+
+def _place(weight: Tensor) -> tuple[Tensor, bool]:
+    """Return where a weight's gradient goes, and whether it is added to what is there."""
+    if not _in_place:
+        return torch.empty_like(weight), False
+    if weight.grad is not None:
+        return weight.grad, True
+    if weight not in _gradients:
+        _gradients[weight] = torch.empty_like(weight)
+    weight.grad = _gradients[weight]
+    return weight.grad, False
+
+
+def _normalise(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
+    c = x.shape[-1]
+    m = x.numel() // c
+    y, normalised, scale = _bf16(m, c), _bf16(m, c), torch.empty(m)
+    _call("layer_norm", x, weight, bias, y, normalised, scale, m, c, eps)
+    return y, normalised, scale
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """Return x as bfloat16 (M, C)."""
+    y = _bf16(x.numel() // x.shape[-1], x.shape[-1])
+    _call("to_bf16", x, y, x.numel())
+    return y
+
+
+def _logits(count: int) -> Tensor:
+    """Return room for logits."""
+    global _room
+    if _room.numel() < count:
+        _room = _bf16(count)
+    return _room
+
+
+def _bf16(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.bfloat16)
+
+
+def _call(name: str, *arguments: Tensor | int | float) -> None:
+    """Call a C function: tensors as pointers (contiguous), whole numbers as long."""
+    found = library()
+    assert found is not None
+    found[name](*map(_argument, arguments))
+
+
+def _argument(value: Tensor | int | float) -> Any:
+    if isinstance(value, Tensor):
+        assert value.is_contiguous(), "kernels take contiguous tensors"
+        return ctypes.c_void_p(value.data_ptr())
+    return ctypes.c_long(value) if isinstance(value, int) else ctypes.c_float(value)
