@@ -102,7 +102,7 @@ def memory_table(config: PretrainConfig) -> Shown:
     for precision in PRECISIONS:
         for batch in sorted({max(1, own // 4), max(1, own // 2), own, 2 * own}):
             need = memory(config, precision, batch)
-            parts = need.weights, need.gradients, need.moments, need.activations, need.loss
+            parts = need.weights, need.gradients, need.moments, need.activations, need.passing
             mine = batch == own and precision == config.real_precision
             rows.append(
                 [
@@ -111,10 +111,19 @@ def memory_table(config: PretrainConfig) -> Shown:
                     *_bytes(*parts, need.total),
                 ]
             )
-    header = ["precision", "micro-batch", "weights", "gradients", "moments", "activations", "loss"]
+    header = [
+        "precision",
+        "micro-batch",
+        "weights",
+        "gradients",
+        "moments",
+        "activations",
+        "passing",
+    ]
     note = (
-        "Tensors of one device, read off this model's own blocks; total: the most at once. "
-        "* this preset here. Python and PyTorch take about 0.4 GB beside them."
+        "Tensors of one device, read off this model's own blocks. Passing: a chunk of logits, or "
+        "a block's way back; total: the most at once. * this preset here. Python and PyTorch take "
+        "about 0.4 GB beside them."
     )
     return Shown("Memory", [*header, "total"], rows, note)
 

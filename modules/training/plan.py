@@ -6,12 +6,13 @@ Memory is read off the model's own tensors. One or two of its blocks run here on
 in each precision; what they keep for the way back is a linear function of blocks and rows.
 """
 
+import gc
 import json
 import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import profile
 
+from modules.kernels import ops
+from modules.kernels.ops import in_place_gradients
 from modules.model import checkpoint
 from modules.model.base import CHUNK, skeleton
 from modules.model.config import GPTConfig, LSTMConfig
@@ -57,15 +60,14 @@ class Memory:
     gradients: int
     moments: int  # the optimizer's state
     activations: int  # what one micro-batch keeps for the way back
-    loss: int  # logits of a chunk of positions, and the output matrix's gradient
-    accumulates: bool  # gradients of earlier micro-batches are there from the start
+    passing: int  # the most that comes and goes: a chunk of logits, or a block's way back
+    held: int  # gradients that are there from the start: of other micro-batches, or their room
 
     @property
     def total(self) -> int:
-        """The most that is there at once: when the loss is made, or when all gradients are."""
-        held = self.gradients if self.accumulates else 0
-        passing = max(held + self.activations + self.loss, self.gradients)
-        return self.weights + self.moments + passing
+        """The most at once: before the way back, or when all gradients are there."""
+        before = self.held + self.activations + self.passing
+        return self.weights + self.moments + max(before, self.gradients)
 
 
 def flops_per_token(config: ModelConfig, context: int) -> Flops:
@@ -95,8 +97,8 @@ def memory(config: PretrainConfig, precision: str, rows: int) -> Memory:
         gradients=weights,
         moments=moments,
         activations=activations(config, precision, rows),
-        loss=loss_bytes(config, precision, rows),
-        accumulates=config.accumulate > 1,
+        passing=passing_bytes(config, precision, rows),
+        held=weights if config.accumulate > 1 else held_gradients(config, precision),
     )
 
 
@@ -112,45 +114,112 @@ def activations(config: PretrainConfig, precision: str, rows: int) -> int:
     return round(_line(of_depth, config.model.n_layer))
 
 
-def loss_bytes(config: PretrainConfig, precision: str, rows: int) -> int:
-    """Return the most that the loss and its way back hold, for as many positions as one chunk."""
-    chunk = max(1, CHUNK // config.model.vocab_size)
-    return _loss_bytes(_of_depth(config.model, 1), precision, min(rows * config.window, chunk))
+def passing_bytes(config: PretrainConfig, precision: str, rows: int) -> int:
+    """Return the most that the loss holds, or the last block's way back beside what stays of it.
+
+    Both come on top of what the forward pass kept.
+    """
+    head, n = _of_depth(config.model, 1), rows * config.window
+    chunk = max(1, max(CHUNK, ops.HELD) // config.model.vocab_size)  # logits there at once
+
+    def loss(which: int) -> float:
+        """Return the most (0) or what stays (1): linear in positions beyond a chunk."""
+
+        def at(positions: int) -> int:
+            return _loss(head, precision, positions, config.accumulate > 1)[which]
+
+        return at(n) if n <= chunk else at(chunk) + (at(2 * chunk) - at(chunk)) * (n / chunk - 1)
+
+    way_back = _line(lambda k: _way_back(head, k, config.window, precision), rows)
+    return round(max(loss(0), loss(1) + way_back))
 
 
 @cache
-def _loss_bytes(model: ModelConfig, precision: str, n: int) -> int:
-    head = checkpoint.build(model)
-    hidden = torch.randn(1, n, head.width, requires_grad=True)
+def _way_back(config: ModelConfig, rows: int, context: int, precision: str) -> int:
+    model = checkpoint.build(config.but(vocab_size=2)).train()
+    with in_place_gradients(True), _products_in(precision):
+        for _ in range(2):  # the first one makes room for gradients that stay
+            model.zero_grad(set_to_none=True)
+            hidden = model(torch.zeros(rows, context, dtype=torch.int64))
+            towards = torch.ones_like(hidden)
+            most = peak_bytes(partial(hidden.backward, towards))
+    return most
+
+
+def held_gradients(config: PretrainConfig, precision: str) -> int:
+    """Return the bytes of gradients whose room stays from one step to the next."""
+
+    def of_depth(blocks: int) -> float:
+        return _held(_of_depth(config.model, blocks), precision)
+
+    if isinstance(config.model, LSTMConfig):
+        return round(of_depth(1))
+    return round(_line(of_depth, config.model.n_layer))
+
+
+@cache
+def _held(config: ModelConfig, precision: str) -> int:
+    model = checkpoint.build(config)
+    tokens = torch.zeros(1, 3, dtype=torch.int64)
+
+    def step() -> None:
+        with in_place_gradients(True), _products_in(precision):
+            model.lm_loss(tokens[:, :-1], tokens[:, 1:]).backward()
+        model.zero_grad(set_to_none=True)
+
+    return traced_bytes(step)[-1]
+
+
+@cache
+def _loss(config: ModelConfig, precision: str, n: int, accumulates: bool) -> tuple[int, int]:
+    """Return the most that the loss of n positions and its way back hold, and what stays."""
+    head = checkpoint.build(config)
+    with _products_in(precision):
+        hidden = head(torch.zeros(1, 1, dtype=torch.int64)).detach()  # of the type it has
+    hidden = hidden.expand(1, n, -1).clone().requires_grad_()
     targets, weights = torch.zeros(1, n, dtype=torch.int64), torch.full((1, n), 1 / n)
 
     def step() -> None:
-        with _products_in(precision):
-            loss = head.weighted_loss(hidden, targets, weights)
-        loss.backward()
+        with in_place_gradients(True), _products_in(precision):
+            head.weighted_loss(hidden, targets, weights).backward()
+        hidden.grad = None
 
-    return peak_bytes(step)
+    step()
+    if not accumulates:
+        head.zero_grad(set_to_none=True)
+    ops.release()
+    held = traced_bytes(step)
+    return max(held), held[-1]
 
 
 def peak_bytes(action: Callable[[], None]) -> int:
     """Return the most bytes of CPU tensors that an action holds above what was there before."""
+    return max(traced_bytes(action))
+
+
+def traced_bytes(action: Callable[[], None]) -> list[int]:
+    """Return the bytes of CPU tensors above what was there, from the start of an action to its end.
+
+    A collection beforehand, or what is freed of older things would count against it.
+    """
+    gc.collect()
     with profile(profile_memory=True) as profiled:
         action()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         profiled.export_chrome_trace(str(trace))
-        return trace_peak(trace, device=0)
+        return trace_bytes(trace, device=0)
 
 
-def trace_peak(trace: Path, *, device: int) -> int:
-    """Return the most bytes that a profiler's trace sees held at once; device 0: CPU, 1: CUDA."""
+def trace_bytes(trace: Path, *, device: int) -> list[int]:
+    """Return what a profiler's trace sees held, after each change; device 0: CPU, 1: CUDA."""
     events = [
         (event["ts"], event["args"]["Bytes"])
         for event in json.loads(trace.read_text())["traceEvents"]
         if event.get("name") == "[memory]" and event["args"]["Device Type"] == device
     ]
-    held = accumulate(size for _, size in sorted(events, key=lambda event: event[0]))
-    return max(held, default=0)
+    events.sort(key=lambda event: event[0])
+    return list(accumulate((size for _, size in events), initial=0))
 
 
 @cache

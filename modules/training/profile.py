@@ -14,7 +14,7 @@ from modules.files import write_json
 from modules.training import loop
 from modules.training.config import PretrainConfig
 from modules.training.loop import Emit, Safety
-from modules.training.plan import trace_peak
+from modules.training.plan import trace_bytes
 from modules.training.throughput import (
     PHASES,
     Timed,
@@ -69,8 +69,9 @@ def profile_step(
     if module.global_rank == 0:
         trace.parent.mkdir(parents=True, exist_ok=True)
         module.profile.export_chrome_trace(str(trace))
-        found["operators"] = operators(module.profile, cuda=module.config.device_kind == "cuda")
-        found["step_peak_bytes"] = trace_peak(trace, device=int(config.device_kind == "cuda"))
+        cuda = config.device_kind == "cuda"
+        found["operators"] = operators(module.profile, cuda=cuda)
+        found["step_peak_bytes"] = max(trace_bytes(trace, device=int(cuda)))
         write_json(out / PROFILED, found)
     return found
 

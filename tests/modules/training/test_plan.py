@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from modules.kernels import ops
+from modules.kernels.ops import in_place_gradients
 from modules.model import checkpoint
 from modules.model.config import GPTConfig, LSTMConfig
 from modules.training import plan
@@ -44,28 +46,34 @@ def test_memory_is_that_of_a_real_step(model, optimizer, accumulate, precision):
         model=model, optim=optim, batch_size=6, accumulate=accumulate, max_steps=1
     )
     planned = plan.memory(config, precision, 6)
-    state, peak = real_step(config, precision)
+    state, peak = real_steps(config, precision)
     assert planned.weights + planned.moments == state
-    assert planned.total == pytest.approx(state + peak, rel=0.03)
+    assert planned.total == pytest.approx(peak, rel=0.05)
 
 
-def real_step(config: PretrainConfig, precision: str) -> tuple[int, int]:
-    """Bytes of weights and optimizer state, and the most that a step holds beside them."""
-    model = checkpoint.build(config.model).train()
-    optimizers = build_optimizers(model, config.optim)
+def real_steps(config: PretrainConfig, precision: str) -> tuple[int, int]:
+    """Bytes of weights and optimizer state, and the most that is held in the second step."""
+    state = 0
     tokens = torch.randint(0, config.model.vocab_size, (config.batch_size, config.window + 1))
 
-    def step() -> None:
-        for _ in range(config.accumulate):
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-                loss = model.lm_loss(tokens[:, :-1], tokens[:, 1:])
-            loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+    def train() -> None:
+        nonlocal state
+        model = checkpoint.build(config.model).train()
+        optimizers = build_optimizers(model, config.optim)
+        for _ in range(2):  # the first one makes the optimizer's state
+            for _ in range(config.accumulate):
+                with (
+                    in_place_gradients(True),
+                    torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"),
+                ):
+                    model.lm_loss(tokens[:, :-1], tokens[:, 1:]).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        held = [*model.parameters(), *optimizer_tensors(model, optimizers).values()]
+        state = sum(t.nbytes for t in held if t.ndim)  # without Adam's step counters
 
-    step()  # makes the optimizer's state
-    state = [*model.parameters(), *optimizer_tensors(model, optimizers).values()]
-    counts = [t for t in state if t.ndim]  # without Adam's step counters
-    return sum(t.nbytes for t in counts), plan.peak_bytes(step)
+    ops.release()
+    peak = plan.peak_bytes(train)
+    return state, peak
