@@ -123,12 +123,14 @@ def overlap(
 @app.command()
 def pretrain(
     preset: Preset = "sample",
-    tokens: Annotated[str, typer.Option(help="Which tokens: kind/name, or a fingerprint.")] = "",
+    tokens: Annotated[
+        str, typer.Option(help="Which tokens: kind/name, or a fingerprint; A,B are mixed.")
+    ] = "",
     settings: Setting = None,
 ) -> None:
     """Pretrain the model of a preset on token shards that are there."""
     config = load_preset(preset, settings)
-    tokens = _known(tokens or f"tokens/{config.name}")
+    tokens = ",".join(map(_known, (tokens or f"tokens/{config.name}").split(",")))
     begin()
     from flows.pretrain import pretrain as flow
 

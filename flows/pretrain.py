@@ -26,22 +26,26 @@ def pretrain(
     Args:
         config: The model, how it is optimised and for how long.
         name: What the checkpoint will be called.
-        tokens: Which tokens to train on: kind/name for the newest, or a fingerprint.
+        tokens: Which tokens to train on: kind/name for the newest, or a fingerprint. Several, of
+            one tokenizer and with commas between, are mixed as config.mixture says.
 
     Returns:
         The fingerprint of the checkpoint.
+
+    Raises:
+        ValueError: two of the tokens have one name.
     """
     with stage("pretrain", config.model_dump(mode="json")) as at:
-        data = artifacts.checkout(at.workspace, tokens)
-        documents = artifacts.checkout(at.workspace, data.inputs["documents"], verify=False)
+        data, *more = (artifacts.checkout(at.workspace, part) for part in tokens.split(","))
+        mixed = {artifact.name: artifact.path for artifact in (data, *more)}
+        if len(mixed) <= len(more):
+            raise ValueError(
+                f"tokens {tokens}: give each corpus another name, so that it has a weight"
+            )
         tokenizer = artifacts.checkout(at.workspace, data.inputs["tokenizer"])
 
         def step(out: Path, progress: Progress) -> dict[str, Any]:
-            inputs = {
-                "tokens": data.path,
-                "tokenizer": tokenizer.path,
-                "documents": documents.path,  # only to tell the held-out text's domains apart
-            }
+            inputs = {"tokens": mixed if more else data.path, "tokenizer": tokenizer.path}
             return train(at, "pretrain", config, inputs, out, progress)
 
         made = at.make(
@@ -49,7 +53,8 @@ def pretrain(
             name,
             step,
             config=config,
-            inputs={"tokens": data, "tokenizer": tokenizer},
+            inputs={"tokens": data, "tokenizer": tokenizer}
+            | {f"tokens-{other.name}": other for other in more},
             version=3,  # 2: the held-out loss is of the test split; 3: and told by domain
         )
         show_checkpoint(at, made, data)

@@ -58,18 +58,18 @@ def tokens_of(run: RunConfig) -> int | None:
 
     config = run.pretrain
     if config.max_steps is not None:
-        return config.max_steps * config.tokens_per_step
+        return config.tokens_before(config.max_steps)
     try:
         tokens = artifacts.look_up(enter(), f"tokens/{run.name}").counts["train.tokens"]
     except (ValueError, FileNotFoundError, KeyError):
         return None
     per_epoch = Windows(int(tokens), config.window, config.seed).per_epoch
-    return config.total_steps(per_epoch) * config.tokens_per_step
+    return config.tokens_before(config.total_steps(per_epoch))
 
 
 def size_table(config: PretrainConfig) -> Shown:
     """Show parameters and arithmetic."""
-    from modules.training.plan import flops_per_token
+    from modules.training.plan import flops_per_token, step_tokens
 
     model, flops = config.model, flops_per_token(config.model, config.window)
     body = model.n_params_body
@@ -83,8 +83,8 @@ def size_table(config: PretrainConfig) -> Shown:
         ],
         ["operations a token, 6 N", amount(flops.weights, "FLOP"), ""],
         ["  attention, 12 L C T", amount(flops.attention, "FLOP"), ""],
-        ["operations a step", amount(flops.total * config.tokens_per_step, "FLOP"), ""],
-        ["tokens a step", f"{config.tokens_per_step:,}", _rows(config)],
+        ["operations a step", amount(flops.total * step_tokens(config), "FLOP"), ""],
+        ["tokens a step", f"{step_tokens(config):,}", _rows(config)],
     ]
     note = (
         "Forward and backward: 6 N + 12 L C T a token (PaLM, appendix B; nanoGPT's estimate_mfu); "
@@ -217,7 +217,9 @@ def _needs(
     if tokens is None:
         return ["?"] * 4
     time = duration(tokens / found["tokens_per_second"]) if found else "not measured"
-    steps = f"{tokens / config.tokens_per_step:,.0f}"
+    from modules.training.plan import step_tokens
+
+    steps = f"{tokens / step_tokens(config):,.0f}"
     return [amount(tokens, "").strip(), steps, amount(tokens * flops, "FLOP"), time]
 
 

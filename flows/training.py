@@ -18,7 +18,7 @@ def train(
     at: Stage,
     kind: str,
     config: Config,
-    inputs: Mapping[str, Path],
+    inputs: Mapping[str, Path | Mapping[str, Path]],
     out: Path,
     progress: Progress,
     *,
@@ -44,7 +44,7 @@ def train(
     job = {
         "kind": kind,
         "config": config.model_dump(mode="json"),
-        "inputs": {name: str(path) for name, path in inputs.items()},
+        "inputs": {name: text_of(given) for name, given in inputs.items()},
         "task": task,
         "out": str(out),
         "events": str(at.workspace.state / "training" / out.parent.name / f"{out.stem}.jsonl"),
@@ -61,6 +61,11 @@ def train(
     return {"steps": result.step}
 
 
+def text_of(given: Path | Mapping[str, Path]) -> str | dict[str, str]:
+    """Return an input of a job, a path or paths by name, as its JSON has it."""
+    return str(given) if isinstance(given, Path) else {k: str(path) for k, path in given.items()}
+
+
 class Metrics:
     """Collects events and sends them to MLflow a few seconds' worth at a time."""
 
@@ -70,7 +75,8 @@ class Metrics:
 
     def take(self, event: dict[str, Any]) -> None:
         """Note one event's numbers; send what waits when it is time."""
-        found = {f"train/{name}": float(event[name]) for name in TOLD if name in event}
+        chosen = [n for n in event if n in TOLD or n.startswith("val_loss/")]  # of each domain
+        found = {f"train/{name}": float(event[name]) for name in chosen}
         if found:
             self.waiting.append((int(event["step"]), found))
         if time.monotonic() - self.sent > SEND_SECONDS:

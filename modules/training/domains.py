@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modules.corpus.document import read_documents
-from modules.corpus.token_file import TokenFile, read_held_out, read_spans
+from modules.corpus.token_file import read_held_out, read_spans
 from modules.evaluation.config import Precision
 from modules.evaluation.score import score_groups
 from modules.evaluation.spans import rolling_spans
 from modules.model.base import Decoder
+from modules.tokenizer import Tokenizer
 
 MOST = 12  # domains named; the others are counted together
 REST = "all others"
@@ -34,40 +34,30 @@ class HeldOut:
 
 
 def domain_scores(
-    model: Decoder, tokens: Path, documents: Path, *, context: int, precision: Precision
+    model: Decoder, tokenizer: Tokenizer, tokens: Path, *, context: int, precision: Precision
 ) -> list[dict[str, Any]]:
     """Return perplexity and bits per byte for each domain, the largest first, and for all."""
-    by_domain = named_domains(list(held_out_documents(tokens, documents)))
-    eot = read_held_out(tokens).eot
     rows = []
-    for domain, texts in by_domain.items():
-        spans = [s for text in texts for s in rolling_spans(text.tokens, eot, context, context)]
+    for domain, texts in named_domains(list(held_out_texts(tokens, tokenizer))).items():
+        spans = [
+            span
+            for text in texts
+            for span in rolling_spans(text.tokens, tokenizer.eot, context, context)
+        ]
         scored = score_groups(model, [[span] for span in spans], precision=precision)
-        nats = -math.fsum(score.logprob for [score] in scored)
-        rows.append(row(domain, texts, nats))
+        rows.append(row(domain, texts, -math.fsum(score.logprob for [score] in scored)))
     return [*rows, total(rows)] if rows else []
 
 
-def held_out_documents(tokens: Path, documents: Path) -> Iterator[HeldOut]:
-    """Yield the documents of the split that judges finished models, up to TOKENS tokens."""
+def held_out_texts(tokens: Path, tokenizer: Tokenizer) -> Iterator[HeldOut]:
+    """Yield the texts of the split that judges finished models, up to TOKENS tokens."""
     split = read_held_out(tokens)
-    places = {name: (start, length) for name, start, length in _first_spans(tokens, split)}
-    for document in read_documents(documents):
-        if not places:
+    for span in read_spans(tokens, split.split):
+        if span.start >= TOKENS:
             return
-        if place := places.pop(document.id, None):
-            start, length = place
-            ids = split.read(start, length - 1).tolist()  # end-of-text is no part of the text
-            if ids:
-                size = len(document.text.encode("utf-8", "surrogatepass"))
-                yield HeldOut(document.source or "unknown", size, ids)
-
-
-def _first_spans(tokens: Path, split: TokenFile) -> Iterator[tuple[str, int, int]]:
-    for name, start, length in read_spans(tokens, split.split):
-        if start >= TOKENS:
-            return
-        yield name, start, length
+        ids = split.read(span.start, span.length - 1).tolist()  # without end-of-text
+        if ids:
+            yield HeldOut(span.source or "unknown", len(tokenizer.decode_bytes(ids)), ids)
 
 
 def named_domains(texts: list[HeldOut]) -> dict[str, list[HeldOut]]:

@@ -168,7 +168,9 @@ def finetune(
         module.restore(saved)
     loader = FinetuneData(train, config, start=module.done, stop=module.total)
     tokens = sum(len(s) for e in train for s in e.sequences) * n_batch // len(train)
-    if not loop.run(module, loader, config, safety, val_every=per_epoch, tokens=tokens):
+    if not loop.run(
+        module, loader, config, safety, val_every=per_epoch, tokens=lambda step: step * tokens
+    ):
         return None
     counts = {
         "steps": module.total,

@@ -5,10 +5,10 @@ writes a status by rename, and turns SIGTERM into "finish the step, save, exit 7
 its parent, and exits 0 only when the result is on disk. `launch` starts it, follows its events and
 stops it when the caller is interrupted (RELIABILITY.md decision 2; ECOSYSTEM.md C.1).
 
-job = {"kind": "pretrain", "inputs": {"tokens": path, "tokenizer": path, "documents": path or
-none}, "config": {...}, "out": path, "events": path of the event file}, or {"kind": "finetune",
-"task": name, "inputs": {"checkpoint": path, "data": path}, ...}, or {"kind": "measure" or
-"profile", "seconds": number, "inputs": {}, ...}. Beside the events lie its .job.json,
+job = {"kind": "pretrain", "inputs": {"tokens": path, "tokenizer": path}, "config": {...},
+"out": path, "events": path of the event file}, where "tokens" may be {name: path, ...}; or
+{"kind": "finetune", "task": name, "inputs": {"checkpoint": path, "data": path}, ...}; or {"kind":
+"measure" or "profile", "seconds": number, "inputs": {}, ...}. Beside the events lie its .job.json,
 .status.json, .log.
 """
 
@@ -129,7 +129,7 @@ def train(job: dict[str, Any], emit: Callable[[dict[str, Any]], None], flag: Sto
     Raises:
         ValueError: the kind or the config is wrong.
     """
-    inputs = {name: Path(value) for name, value in job["inputs"].items()}
+    inputs = {name: _paths(value) for name, value in job["inputs"].items()}
     out = Path(job["out"])
     out.mkdir(parents=True, exist_ok=True)
     if job["kind"] == "pretrain":
@@ -138,10 +138,7 @@ def train(job: dict[str, Any], emit: Callable[[dict[str, Any]], None], flag: Sto
 
         config = PretrainConfig.model_validate(job["config"])
         tokens, tokenizer = inputs["tokens"], inputs["tokenizer"]
-        documents = inputs.get("documents")
-        counts = pretrain(
-            tokens, tokenizer, out, config, documents=documents, emit=emit, stopping=flag
-        )
+        counts = pretrain(tokens, tokenizer, out, config, emit=emit, stopping=flag)
     elif job["kind"] == "finetune":
         from modules.training.config import FinetuneConfig
         from modules.training.finetune import finetune
@@ -172,6 +169,13 @@ def _look_at_steps(
         trace = Path(job["trace"])
         found = profile_step(config, out, trace, seconds=seconds, emit=emit, stopping=flag)
     return found is not None
+
+
+def _paths(value: str | dict[str, str]) -> Any:
+    """Return the path of an input, or its paths by name."""
+    if isinstance(value, dict):
+        return {name: Path(path) for name, path in value.items()}
+    return Path(value)
 
 
 def die_with_parent(parent: int | None) -> None:

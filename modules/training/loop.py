@@ -51,7 +51,13 @@ class Between(L.Callback):
     """After each step: the loss curve, validation, checkpoints, events, and stopping on request."""
 
     def __init__(
-        self, config: TrainingConfig, safety: Safety, *, val_every: int, tokens: int, flops: int
+        self,
+        config: TrainingConfig,
+        safety: Safety,
+        *,
+        val_every: int,
+        tokens: Callable[[int], int],
+        flops: Callable[[int], int] | None,
     ) -> None:
         self.config, self.safety, self.val_every, self.tokens = config, safety, val_every, tokens
         self.flops, self._ceiling = flops, 0.0
@@ -94,7 +100,7 @@ class Between(L.Callback):
 
     def _add_row(self, module: Training, validation: dict[str, float]) -> None:
         row: dict[str, Any] = {"step": module.done, "lr": module.lr, **validation}
-        row["tokens"] = module.done * self.tokens
+        row["tokens"] = self.tokens(module.done)
         if module.recent:
             row["loss"] = sum(module.recent) / len(module.recent)
         module.curve.append(row)
@@ -106,6 +112,7 @@ class Between(L.Callback):
         if not (validation or last or first or now - self._clock[-1][0] >= 1.0):
             return
         seconds, steps = now - self._clock[0][0], module.done - self._clock[0][1]
+        tokens = self.tokens(module.done) - self.tokens(module.done - steps)
         if first:
             self._clock.clear()  # the first step warms up and says nothing about the rate
             self._warm = True
@@ -118,14 +125,15 @@ class Between(L.Callback):
             "step": module.done,
             "of": module.total,
             "lr": module.lr,
-            "tokens": module.done * self.tokens,
-            "tokens_per_second": round(steps * self.tokens / seconds, 1),
+            "tokens": self.tokens(module.done),
+            "tokens_per_second": round(tokens / seconds, 1),
             "eta": round((module.total - module.done) * seconds / steps, 1),
             "skipped": len(module.skipped),
             **validation,
         }
-        if self._ceiling:
-            event["mfu"] = round(event["tokens_per_second"] * self.flops / self._ceiling, 4)
+        if self._ceiling and self.flops:
+            rate = event["tokens_per_second"] * self.flops(module.done - 1)
+            event["mfu"] = round(rate / self._ceiling, 4)
         if module.loss is not None:  # numbers of the last step that was applied
             event |= {"loss": module.loss, "grad_norm": module.norm}
         self.safety.emit(event)
@@ -144,15 +152,15 @@ def run(
     safety: Safety,
     *,
     val_every: int,
-    tokens: int,
-    flops: int = 0,
+    tokens: Callable[[int], int],
+    flops: Callable[[int], int] | None = None,
 ) -> bool:
     """Train to the last step, or to a request to stop; True when the last step is done.
 
     Args:
         module: restored already, if there was something to restore.
-        tokens: tokens read per optimizer step, for rates.
-        flops: operations per token, for MFU; 0 does not tell it.
+        tokens: tokens read in all steps before one.
+        flops: operations per token at a step; with them come MFU's events.
     """
     module.max_bad_steps = config.max_bad_steps
     low = config.real_precision == "bf16-mixed"

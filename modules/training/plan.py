@@ -83,6 +83,11 @@ def flops_per_token(config: ModelConfig, context: int) -> Flops:
     return Flops(6 * matrices, 12 * config.n_layer * config.n_embd * context)
 
 
+def step_tokens(config: PretrainConfig) -> int:
+    """Return the tokens of one optimizer step, once ramps are over."""
+    return config.accumulate * config.batch_size * config.window
+
+
 def memory(config: PretrainConfig, precision: str, rows: int) -> Memory:
     """Return the bytes of one step with micro-batches of `rows` rows on one device."""
     with skeleton():

@@ -23,8 +23,9 @@ from modules.model import checkpoint
 from modules.training import loop
 from modules.training.ceiling import ceiling, wait
 from modules.training.config import PretrainConfig
+from modules.training.corpora import HeldOut
 from modules.training.loop import Emit, Safety
-from modules.training.plan import flops_per_token
+from modules.training.plan import flops_per_token, step_tokens
 from modules.training.pretrain import PretrainData, PretrainModule
 
 MEASURED = "throughput.json"
@@ -46,18 +47,18 @@ def never() -> bool:
     return False
 
 
-class RandomTokens:
-    """A split of tokens drawn at random; stands in for a TokenFile."""
+class RandomRows:
+    """Rows of tokens drawn at random, by sample number."""
 
-    def __init__(self, length: int, vocab_size: int) -> None:
-        self.length, self.vocab_size = length, vocab_size
+    per_epoch = NEVER
 
-    def __len__(self) -> int:
-        return self.length
+    def __init__(self, config: PretrainConfig) -> None:
+        self.length, self.vocab_size = config.window + 1, config.model.vocab_size
 
-    def read(self, start: int, length: int) -> np.ndarray:
-        """Return `length` ids (length,), int64; the same for the same start."""
-        return np.random.default_rng(start).integers(0, self.vocab_size, length)
+    def rows(self, samples: np.ndarray) -> np.ndarray:
+        """Return rows (N, context + 1), int64; the same for the same samples."""
+        drawn = np.random.default_rng(int(samples[0]))
+        return drawn.integers(0, self.vocab_size, (len(samples), self.length))
 
 
 class Timed(PretrainModule):
@@ -65,7 +66,7 @@ class Timed(PretrainModule):
 
     def __init__(self, config: PretrainConfig) -> None:
         steps = config.total_steps(0)
-        super().__init__(checkpoint.build(config.model), config, None, total=steps)
+        super().__init__(checkpoint.build(config.model), config, HeldOut(), total=steps)
         self.spans: list[dict[str, float]] = []
         self._span = dict.fromkeys(PHASES, 0.0)
         self._ended = 0.0
@@ -158,6 +159,10 @@ def excerpt(config: PretrainConfig, seconds: float, ceiling: float) -> PretrainC
         accumulate=1,
         max_steps=max(FEWEST, min(STEPS, int(seconds / (rows * row)))),
         epochs=None,
+        batch_ramp=(),
+        context_ramp=(),
+        sampling="windows",
+        mixture={},
         checkpoint_every=NEVER,
         snapshots=(),
     )
@@ -175,7 +180,7 @@ def facts(config: PretrainConfig, module: Timed, ceiling: float) -> dict[str, An
         * (times if phase in BY_ROW else 1)
         for phase in PHASES
     }
-    rate = config.tokens_per_step / sum(seconds.values())
+    rate = step_tokens(config) / sum(seconds.values())
     flops = flops_per_token(config.model, config.window).total
     return {
         "steps": len(module.spans),
@@ -194,9 +199,8 @@ def facts(config: PretrainConfig, module: Timed, ceiling: float) -> dict[str, An
 def run(module: Timed, safety: Safety) -> bool:
     """Train on random tokens to the module's last step."""
     config = module.config
-    tokens = RandomTokens(10_000 * config.window, config.model.vocab_size)
-    data = PretrainData(tokens, config, start=0, stop=module.total)  # type: ignore[arg-type]
-    return loop.run(module, data, config, safety, val_every=0, tokens=config.tokens_per_step)
+    data = PretrainData(RandomRows(config), config, start=0, stop=module.total)
+    return loop.run(module, data, config, safety, val_every=0, tokens=config.tokens_before)
 
 
 def peak(kind: str) -> int:

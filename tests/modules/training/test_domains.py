@@ -41,8 +41,8 @@ def corpus(tmp_path_factory) -> Path:
 def test_each_domain_is_told(corpus, tiny):
     torch.manual_seed(0)
     model = checkpoint.build(tiny).eval()
-    tokens, documents = corpus / "tokens", corpus / "documents"
-    rows = domains.domain_scores(model, tokens, documents, context=32, precision="float32")
+    tokens, encoder = corpus / "tokens", bpe.load(corpus / "tokenizer")
+    rows = domains.domain_scores(model, encoder, tokens, context=32, precision="float32")
     assert {row["domain"] for row in rows[:-1]} == set(TEXTS)
     assert rows[0]["tokens"] >= rows[1]["tokens"]
     assert rows[-1]["domain"] == "all" and rows[-1]["documents"] == 6

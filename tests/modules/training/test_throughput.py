@@ -10,6 +10,7 @@ from modules.files import sha256
 from modules.model import checkpoint
 from modules.training import loop, throughput
 from modules.training.config import PretrainConfig
+from modules.training.corpora import HeldOut
 from modules.training.loop import Safety
 from modules.training.plan import flops_per_token
 from modules.training.pretrain import PretrainData, PretrainModule, pretrain
@@ -48,12 +49,11 @@ def test_the_clock_changes_nothing(config, tmp_path):
         module = (
             kind(part)
             if kind
-            else PretrainModule(checkpoint.build(part.model), part, None, total=5)
+            else PretrainModule(checkpoint.build(part.model), part, HeldOut(), total=5)
         )
-        tokens = throughput.RandomTokens(4000, 280)
-        data = PretrainData(tokens, part, start=0, stop=5)
+        data = PretrainData(throughput.RandomRows(part), part, start=0, stop=5)
         safety = Safety(tmp_path / str(kind), "", throughput.silent)
-        assert loop.run(module, data, part, safety, val_every=0, tokens=1)
+        assert loop.run(module, data, part, safety, val_every=0, tokens=part.tokens_before)
         trained.append(torch.cat([p.detach().flatten() for p in module.parameters()]))
     assert torch.equal(*trained)
 
