@@ -27,12 +27,14 @@ from modules.files import sha256, write_json
 from modules.model.checkpoint import WEIGHTS
 from modules.training import ranks
 from modules.training import state as states
+from modules.training.ceiling import ceiling
 from modules.training.config import TrainingConfig
 from modules.training.step import Training
 
 log = logging.getLogger(__name__)
 
 FACTS = "training.json"  # written last
+LONG = 20.0  # seconds: runs that last longer measure the device's ceiling once, 0.3 s
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -56,8 +58,10 @@ class Between(L.Callback):
         *,
         val_every: int,
         tokens: Callable[[int], int],
+        flops: Callable[[int], int] | None,
     ) -> None:
         self.config, self.safety, self.val_every, self.tokens = config, safety, val_every, tokens
+        self.flops, self._ceiling = flops, 0.0
         self.interrupted = False
         self._warm = False
         self._clock: deque[tuple[float, int]] = deque(maxlen=30)  # (time, step) of late events
@@ -113,6 +117,10 @@ class Between(L.Callback):
         if first:
             self._clock.clear()  # the first step warms up and says nothing about the rate
             self._warm = True
+            if self.flops and (module.total - module.done) * seconds > LONG:
+                kind, n = module.device.type, module.trainer.world_size
+                self._ceiling = ceiling(kind, module.product_dtype) * n
+                now = time.monotonic()
         self._clock.append((now, module.done))
         event = {
             "step": module.done,
@@ -124,6 +132,9 @@ class Between(L.Callback):
             "skipped": len(module.skipped),
             **validation,
         }
+        if self._ceiling and self.flops:
+            rate = event["tokens_per_second"] * self.flops(module.done - 1)
+            event["mfu"] = round(rate / self._ceiling, 4)
         if module.loss is not None:  # numbers of the last step that was applied
             event |= {"loss": module.loss, "grad_norm": module.norm}
         self.safety.emit(event)
@@ -143,12 +154,14 @@ def run(
     *,
     val_every: int,
     tokens: Callable[[int], int],
+    flops: Callable[[int], int] | None = None,
 ) -> bool:
     """Train to the last step, or to a request to stop; True when the last step is done.
 
     Args:
         module: restored already, if there was something to restore.
         tokens: tokens read in all steps before one.
+        flops: operations per token at a step; with them come MFU's events.
     """
     module.max_bad_steps = config.max_bad_steps
     low = config.real_precision == "bf16-mixed"
@@ -157,7 +170,7 @@ def run(
         return True
     if config.recompute:
         ranks.recompute(module.model)
-    between = Between(config, safety, val_every=val_every, tokens=tokens)
+    between = Between(config, safety, val_every=val_every, tokens=tokens, flops=flops)
     with _quiet(), reproducible(config.device_kind):
         trainer = L.Trainer(
             accelerator="gpu" if config.device_kind == "cuda" else "cpu",

@@ -17,14 +17,17 @@ from torch.utils.data import DataLoader
 
 from modules import tokenizer as bpe
 from modules.corpus.token_file import read_index
+from modules.evaluation.config import Precision
 from modules.files import Progress, silent, write_json, write_jsonl
 from modules.model import checkpoint
 from modules.model.base import Decoder
 from modules.training import loop, ranks
 from modules.training.config import PretrainConfig
 from modules.training.corpora import Corpora, HeldOut, identities, named
+from modules.training.domains import domain_scores
 from modules.training.loop import Emit, Safety
 from modules.training.order import Steps, loader
+from modules.training.plan import flops_per_token
 from modules.training.step import Training, environment, rank_of
 from modules.training.transfer import rescale
 from modules.training.windows import Rows, cut, inputs_and_targets
@@ -154,8 +157,10 @@ def pretrain(
     if saved is not None:
         module.restore(saved)
     data = PretrainData(corpora.rows, config, start=module.done, stop=total)
-    val_every, tokens_before = config.val_every, config.tokens_before
-    if not loop.run(module, data, config, safety, val_every=val_every, tokens=tokens_before):
+    every, tokens_before, flops = config.val_every, config.tokens_before, flops_at(config)
+    if not loop.run(
+        module, data, config, safety, val_every=every, tokens=tokens_before, flops=flops
+    ):
         return None
     counts = {
         "steps": total,
@@ -173,8 +178,29 @@ def pretrain(
             "epochs": corpora.epochs(total),
         }
         write_checkpoint(module, tokenizer, out)
-        loop.finish(out, facts, counts, safety)
+        loop.finish(out, facts | {"domains": domains(module, paths, tokenizer)}, counts, safety)
     return counts
+
+
+def flops_at(config: PretrainConfig) -> Callable[[int], int]:
+    """Return the operations per token as a function of the step."""
+    return lambda step: flops_per_token(config.model, config.window_at(step)).total
+
+
+def domains(
+    module: PretrainModule, paths: Mapping[str, Path], tokenizer: Path
+) -> list[dict[str, Any]]:
+    """Return how well the finished model predicts each domain of each corpus's held-out text."""
+    config, encoder = module.config, bpe.load(tokenizer)
+    precision: Precision = "bfloat16" if config.real_precision == "bf16-mixed" else "float32"
+    found = []
+    for name, tokens in paths.items():
+        rows = domain_scores(
+            module.model, encoder, tokens, context=config.window, precision=precision
+        )
+        before = f"{name}/" if len(paths) > 1 else ""
+        found += [row | {"domain": before + row["domain"]} for row in rows]
+    return found
 
 
 def write_checkpoint(module: PretrainModule, tokenizer: Path, out: Path) -> None:
