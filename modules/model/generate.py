@@ -2,19 +2,23 @@
 
 A row's tokens depend on its prompt, the seed and its key only: each row has a random stream of its
 own, so batch size and batch mates change nothing (but for rounding where two tokens all but tie).
+A few rows on a CPU go one by one through modules/model/decode.py, which gives the same tokens.
 B rows, T positions, V vocabulary.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from modules.config import Config
+from modules.model import decode
 from modules.model.gpt import GPT, Cache
 from modules.model.lstm import LSTM, State
+
+FEW = 4  # rows: up to here one by one is faster than together (measured at 12x768)
 
 
 class GenerationConfig(Config):
@@ -57,13 +61,7 @@ def generate(
     Raises:
         ValueError: no room for a prompt, or an empty prompt without end-of-text.
     """
-    room = model.config.n_positions - config.max_new_tokens
-    if room < 1:
-        raise ValueError(
-            f"max_new_tokens {config.max_new_tokens} leaves no room for a prompt: "
-            f"the model has {model.config.n_positions} positions"
-        )
-    ready = [_fit(list(prompt), room, eot) for prompt in prompts]
+    ready = [_fit(model, list(prompt), config, eot) for prompt in prompts]
     keys = range(len(ready)) if keys is None else keys
     streams = [random.Random(f"{config.seed}/{key}") for key in keys]
     assert len(streams) == len(ready), "one key per prompt"
@@ -74,11 +72,84 @@ def generate(
     model.eval()
     for start in range(0, len(order), config.batch_size):
         rows = order[start : start + config.batch_size]
+        if len(rows) <= FEW and decode.usable(model):
+            for i in rows:
+                out[i] = list(_until(_tokens(model, ready[i], config, streams[i]), stops, eot))
+            continue
         batch = _Batch(model, [ready[i] for i in rows], [streams[i] for i in rows], config)
         for i, tokens in zip(rows, batch.run(stops, eot), strict=True):
             out[i] = tokens
     model.train(training)
     return out
+
+
+@torch.no_grad()
+def stream(
+    model: GPT | LSTM,
+    prompt: Sequence[int],
+    config: GenerationConfig,
+    stop: Sequence[Sequence[int]] | None = None,
+    eot: int | None = None,
+    key: int = 0,
+) -> Iterator[int]:
+    """Yield the tokens that `generate` returns for this prompt and key, once they are certain.
+
+    Raises:
+        ValueError: no room for the prompt, or an empty prompt without end-of-text.
+    """
+    ready = _fit(model, list(prompt), config, eot)
+    stops = [list(ending) for ending in stop or () if len(ending)]
+    training = model.training
+    model.eval()
+    try:
+        numbers = random.Random(f"{config.seed}/{key}")
+        yield from _until(_tokens(model, ready, config, numbers), stops, eot)
+    finally:
+        model.train(training)
+
+
+def _tokens(
+    model: GPT | LSTM, prompt: list[int], config: GenerationConfig, numbers: random.Random
+) -> Iterator[int]:
+    """Yield max_new_tokens tokens after one prompt."""
+    uniforms = [numbers.random() for _ in range(config.max_new_tokens)]
+
+    def choose(logits: Tensor, step: int) -> int:
+        return pick(logits[None].float(), config, [uniforms[step]])[0]
+
+    cache = model.new_cache(1, len(prompt) + config.max_new_tokens)
+    hidden = model(torch.tensor([prompt], device=model.device), cache)  # (1, T, C)
+    token = choose(model.logits(hidden[0, -1]), 0)
+    yield token
+    if isinstance(cache, Cache) and isinstance(model, GPT) and decode.usable(model):
+        later = config.max_new_tokens - 1
+        yield from decode.speculate(model, cache, token, lambda x, i: choose(x, i + 1), later)
+        return
+    for step in range(1, config.max_new_tokens):
+        hidden = model(torch.tensor([[token]], device=model.device), cache)
+        token = choose(model.logits(hidden[0, -1]), step)
+        yield token
+
+
+def _until(tokens: Iterator[int], stops: list[list[int]], eot: int | None) -> Iterator[int]:
+    """Yield tokens up to end-of-text or a stop sequence; hold back what may become one."""
+    held: list[int] = []
+    for token in tokens:
+        if token == eot:
+            break
+        held.append(token)
+        if _cut_stop(held, stops):
+            break
+        ready = len(held) - _begun(held, stops)
+        yield from held[:ready]
+        del held[:ready]
+    yield from held
+
+
+def _begun(tokens: list[int], stops: list[list[int]]) -> int:
+    """Return how many of the last tokens are the longest beginning of a stop sequence."""
+    lengths = range(min(len(tokens), max(map(len, stops), default=1) - 1), 0, -1)
+    return next((n for n in lengths if any(tokens[-n:] == s[:n] for s in stops)), 0)
 
 
 def pick(logits: Tensor, config: GenerationConfig, uniforms: list[float]) -> list[int]:
@@ -150,8 +221,16 @@ class _Batch:
         return hidden
 
 
-def _fit(prompt: list[int], room: int, eot: int | None) -> list[int]:
+def _fit(
+    model: GPT | LSTM, prompt: list[int], config: GenerationConfig, eot: int | None
+) -> list[int]:
     """Return the end of a prompt that fits; an empty prompt becomes end-of-text."""
+    room = model.config.n_positions - config.max_new_tokens
+    if room < 1:
+        raise ValueError(
+            f"max_new_tokens {config.max_new_tokens} leaves no room for a prompt: "
+            f"the model has {model.config.n_positions} positions"
+        )
     if prompt:
         return prompt[-room:]
     if eot is None:
