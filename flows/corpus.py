@@ -13,7 +13,7 @@ from modules import presets, tasks
 from modules.files import Progress
 from modules.parallel import Spread
 from modules.run import CorpusConfig, TokenizerStep
-from registry import versions
+from registry import artifacts, versions
 from registry.artifacts import Artifact
 from registry.tables import Kind
 
@@ -42,7 +42,12 @@ def prepare_corpus(config: CorpusConfig = presets.SAMPLE.corpus) -> str:
         pages = make_pages(at, config, workers, links, warcs)
         text = make_text(at, config, workers, pages, warcs)
         documents = make_documents(at, config, workers, text)
-        tokenizer = make_tokenizer(at, config, documents)
+        given = config.use_tokenizer
+        tokenizer = (
+            artifacts.checkout(at.workspace, given)
+            if given
+            else make_tokenizer(at, config, documents)
+        )
         tokens = make_tokens(at, config, workers, documents, tokenizer)
         show_corpus(at, config.name, tokens)
         return tokens.fingerprint
@@ -186,4 +191,5 @@ def make_tokens(
     if base:
         inputs |= {"base": base}
     settings = config.tokens
-    return at.make(Kind.TOKENS, config.name, step, config=settings, inputs=inputs, version=3)
+    # 4: the spans say each document's source
+    return at.make(Kind.TOKENS, config.name, step, config=settings, inputs=inputs, version=4)

@@ -6,6 +6,7 @@ so a chain in which everything was there already leaves one line, not a tree of 
 """
 
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -131,6 +132,13 @@ class Stage:
         points = [(k, v, step, now) for step, metrics in series for k, v in metrics.items()]
         if points:
             tracking.log_points(self.workspace, self.mlflow_run, points)
+
+    def attach(self, picture: bytes, name: str) -> None:
+        """Put a picture on this stage's MLflow run."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_bytes(picture)
+            tracking.log_artifact(self.workspace, self.mlflow_run, path)
 
     def add_scores(self, artifact: Artifact, scores: Sequence[Mapping[str, Any]]) -> None:
         """Put an artifact's scores into the catalogue (again: no change)."""

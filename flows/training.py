@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flows.amounts import duration
 from flows.stage import Interrupted, Stage
 from modules.config import Config
 from modules.files import Progress
 
+TOLD = ("loss", "val_loss", "lr", "tokens_per_second", "mfu", "val_accuracy", "grad_norm")
 SEND_SECONDS = 5.0  # between batches of metrics to MLflow; the training step never waits for it
 
 
@@ -16,7 +18,7 @@ def train(
     at: Stage,
     kind: str,
     config: Config,
-    inputs: Mapping[str, Path],
+    inputs: Mapping[str, Path | Mapping[str, Path]],
     out: Path,
     progress: Progress,
     *,
@@ -42,7 +44,7 @@ def train(
     job = {
         "kind": kind,
         "config": config.model_dump(mode="json"),
-        "inputs": {name: str(path) for name, path in inputs.items()},
+        "inputs": {name: text_of(given) for name, given in inputs.items()},
         "task": task,
         "out": str(out),
         "events": str(at.workspace.state / "training" / out.parent.name / f"{out.stem}.jsonl"),
@@ -59,6 +61,11 @@ def train(
     return {"steps": result.step}
 
 
+def text_of(given: Path | Mapping[str, Path]) -> str | dict[str, str]:
+    """Return an input of a job, a path or paths by name, as its JSON has it."""
+    return str(given) if isinstance(given, Path) else {k: str(path) for k, path in given.items()}
+
+
 class Metrics:
     """Collects events and sends them to MLflow a few seconds' worth at a time."""
 
@@ -68,8 +75,8 @@ class Metrics:
 
     def take(self, event: dict[str, Any]) -> None:
         """Note one event's numbers; send what waits when it is time."""
-        names = ("loss", "val_loss", "lr", "tokens_per_second", "val_accuracy", "grad_norm")
-        found = {f"train/{name}": float(event[name]) for name in names if name in event}
+        chosen = [n for n in event if n in TOLD or n.startswith("val_loss/")]  # of each domain
+        found = {f"train/{name}": float(event[name]) for name in chosen}
         if found:
             self.waiting.append((int(event["step"]), found))
         if time.monotonic() - self.sent > SEND_SECONDS:
@@ -91,6 +98,8 @@ def note(event: Mapping[str, Any]) -> str:
     ]
     if rate := event.get("tokens_per_second"):
         words.append(f"{rate / 1000:.1f}k tokens/s")
+    if mfu := event.get("mfu"):
+        words.append(f"MFU {mfu:.0%}")
     if (eta := event.get("eta")) is not None:
-        words.append(f"{eta:.0f} s left")
+        words.append(f"{duration(eta)} left")
     return ", ".join(words)

@@ -40,7 +40,9 @@ GPT2_SMALL = GPTConfig()  # GPT-2 paper, Table 2: 117M there, 124,439,808 by cou
 GPT2_MEDIUM = GPT2_SMALL.but(n_layer=24, n_embd=1024, n_head=16)
 GPT2_LARGE = GPT2_SMALL.but(n_layer=36, n_embd=1280, n_head=20)
 GPT2_XL = GPT2_SMALL.but(n_layer=48, n_embd=1600, n_head=25)
-LSTM_MODEL = LSTMConfig()  # GPT-1 paper, section 5: one layer of 2048 units
+LSTM_MODEL = LSTMConfig()  # GPT-1 paper, section 5: one layer of 2048 units, 55.7 M parameters
+# As many parameters as GPT1_MODEL (116.3 M of 116.5 M), which the paper's LSTM has not.
+LSTM_EQUAL = LSTM_MODEL.but(n_units=4160)
 
 # --- inputs --------------------------------------------------------------------------------------
 
@@ -247,12 +249,20 @@ GPT1 = RunConfig(
     finetune=FinetuneRun(tasks=FINETUNE_TASKS),  # the paper's settings are the defaults
     zero_shot=ZeroShotRun(tasks=ZERO_SHOT_TASKS),
 )
+# GPT-1 paper, section 5: the LSTM is trained and tuned in the same framework.
+GPT1_LSTM = GPT1.but(name="gpt1-lstm", pretrain=GPT1.pretrain.but(model=LSTM_MODEL))
+GPT1_LSTM_EQUAL = GPT1.but(name="gpt1-lstm-equal", pretrain=GPT1.pretrain.but(model=LSTM_EQUAL))
+# The GPT-2 paper says sizes, batch and context (section 2.3, Table 2), and that each rate was tuned
+# by hand (section 3), no more. The rest is nanoGPT's config/train_gpt2.py for 124M, and for the
+# larger ones the rates of GPT-3's models of these sizes (GPT-3 paper, Table 2.1: 350M, 760M, 1.3B),
+# which learn with the same batch of 0.5 M tokens (1.3B: 1 M), betas, decay 0.1, clip 1.0 and a
+# cosine to a tenth (GPT-3 paper, appendix B).
 GPT2 = RunConfig(
     name="gpt2",
     corpus=OWN_CORPUS,
     pretrain=PretrainConfig(
         model=GPT2_SMALL,
-        optim=OptimConfig(warmup_steps=2000),  # nanoGPT; the paper prints none
+        optim=OptimConfig(lr=6e-4, warmup_steps=2000),  # nanoGPT; GPT-3 paper, Table 2.1: 125M
         batch_size=16,
         accumulate=32,  # GPT-2 paper, section 2.3: 512 sequences of 1,024 tokens
         max_steps=600_000,  # nanoGPT, config/train_gpt2.py
@@ -262,13 +272,31 @@ GPT2 = RunConfig(
     finetune=FinetuneRun(tasks=FINETUNE_TASKS),
     zero_shot=ZeroShotRun(tasks=ZERO_SHOT_TASKS),
 )
-GPT2_MEDIUM_RUN = GPT2.but(name="gpt2-medium", pretrain=GPT2.pretrain.but(model=GPT2_MEDIUM))
-GPT2_LARGE_RUN = GPT2.but(name="gpt2-large", pretrain=GPT2.pretrain.but(model=GPT2_LARGE))
-GPT2_XL_RUN = GPT2.but(name="gpt2-xl", pretrain=GPT2.pretrain.but(model=GPT2_XL))
+
+
+def _gpt2(name: str, model: GPTConfig, lr: float) -> RunConfig:
+    """Return the run of a larger GPT-2: another size and rate."""
+    optim = GPT2.pretrain.optim.but(lr=lr)
+    return GPT2.but(name=name, pretrain=GPT2.pretrain.but(model=model, optim=optim))
+
+
+GPT2_MEDIUM_RUN = _gpt2("gpt2-medium", GPT2_MEDIUM, 3e-4)  # GPT-3 paper, Table 2.1: 350M
+GPT2_LARGE_RUN = _gpt2("gpt2-large", GPT2_LARGE, 2.5e-4)  # GPT-3 paper, Table 2.1: 760M
+GPT2_XL_RUN = _gpt2("gpt2-xl", GPT2_XL, 2e-4)  # GPT-3 paper, Table 2.1: 1.3B
 
 RUNS = {
     run.name: run
-    for run in (SAMPLE, TINY, GPT1, GPT2, GPT2_MEDIUM_RUN, GPT2_LARGE_RUN, GPT2_XL_RUN)
+    for run in (
+        SAMPLE,
+        TINY,
+        GPT1,
+        GPT1_LSTM,
+        GPT1_LSTM_EQUAL,
+        GPT2,
+        GPT2_MEDIUM_RUN,
+        GPT2_LARGE_RUN,
+        GPT2_XL_RUN,
+    )
 }
 
 

@@ -48,6 +48,9 @@ class CorpusConfig(Config):
     """Filters and de-duplication."""
     tokenizer: TokenizerConfig = TokenizerConfig()
     """Byte-pair encoding learnt from the documents."""
+    use_tokenizer: str = ""
+    """Take this tokenizer (tokenizer/NAME, or a fingerprint) instead of learning one, so that the
+    tokens can be mixed with those of its corpus (`textmill pretrain --tokens A,B`)."""
     tokens: TokensConfig = TokensConfig()
     """Splits and shards."""
     workers: int = Field(default=0, ge=0)

@@ -13,7 +13,9 @@ from modules.model import checkpoint
 from modules.model.config import GPTConfig
 from modules.training import loop
 from modules.training.config import OptimConfig, PretrainConfig
+from modules.training.corpora import HeldOut
 from modules.training.pretrain import PretrainData, PretrainModule
+from modules.training.windows import Stream
 
 settings = job()
 TOKENS, STEPS = 2**22, 1_000_000
@@ -64,10 +66,11 @@ def main() -> None:
         checkpoint_every=STEPS,
     )
     tokens = TokenFile(write_tokens(folder / "tokens"), "train")
-    module = PretrainModule(checkpoint.build(model), config, None, total=STEPS)
-    data = PretrainData(tokens, config, start=0, stop=STEPS)
+    rows = Stream(tokens, config.window, config.seed)
+    module = PretrainModule(checkpoint.build(model), config, HeldOut(), total=STEPS)
+    data = PretrainData(rows, config, start=0, stop=STEPS)
     safety = loop.Safety(folder / "state", "", lambda event: None, Turns())
-    loop.run(module, data, config, safety, val_every=0, tokens=config.tokens_per_step)
+    loop.run(module, data, config, safety, val_every=0, tokens=config.tokens_before)
 
 
 main()

@@ -21,6 +21,7 @@ from modules.fast_encode import FastEncoder
 from modules.files import atomic_write
 
 WORK = "work"  # directory of the work files, there until the index is written
+FORMAT = 2  # of a work file; 2: with the documents' sources
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Job:
     def work(self) -> Path:
         """Return the work file's path, another one for every other content."""
         settings = fractions(self.config)
-        content = json.dumps([self.shard_sha256, self.tokenizer_sha256, settings])
+        content = json.dumps([FORMAT, self.shard_sha256, self.tokenizer_sha256, settings])
         key = hashlib.sha256(content.encode()).hexdigest()[:16]
         return self.out / WORK / f"{self.shard.name}-{key}.ids"
 
@@ -48,13 +49,15 @@ class _Part:
     """What one shard of documents gives to one split."""
 
     names: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     bytes: int = 0
     ids: list[np.ndarray] = field(default_factory=list)
 
     def header(self) -> dict[str, Any]:
         """Return what the ids are of."""
-        return {"names": self.names, "lengths": self.lengths, "bytes": self.bytes}
+        given = {"names": self.names, "sources": self.sources, "lengths": self.lengths}
+        return {**given, "bytes": self.bytes}
 
     def joined(self, dtype: np.dtype[Any]) -> np.ndarray:
         """Return all ids, which have been checked to fit (tokens,)."""
@@ -78,9 +81,9 @@ def check_ids(ids: np.ndarray, vocab_size: int, document_id: str) -> np.ndarray:
 def encode_shard(job: Job) -> Path:
     """Encode one shard of documents into its work file, unless a run before this one has.
 
-    The work file is a line of JSON, {split: {names, lengths, bytes}}, and the ids of each split.
-    A shard on which a process died (by a fault of the young encoder, if not by a kill) is done by
-    tiktoken on the next try: the mark `.trying` is left of it.
+    The work file is a line of JSON, {split: {names, sources, lengths, bytes}}, and the ids of each
+    split. A shard on which a process died (by a fault of the young encoder, if not by a kill) is
+    done by tiktoken on the next try: the mark `.trying` is left of it.
     """
     if job.work.exists():
         return job.work
@@ -109,6 +112,7 @@ def _encode(job: Job, tokenizer: bpe.Tokenizer, encoder: FastEncoder) -> dict[Sp
         check_ids(ids, tokenizer.n_vocab, document.id)
         part = parts[split_of_document(document, job.config)]
         part.names.append(document.id)
+        part.sources.append(document.source)
         part.lengths.append(len(ids) + 1)
         part.ids += [ids, end]
         part.bytes += size

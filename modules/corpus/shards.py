@@ -4,7 +4,7 @@ The layout is nanoGPT's (data/openwebtext/prepare.py): each document's ids with 
 appended, one after the other, uint16 where the vocabulary fits. index.json says what is there:
 {dtype, vocab_size, eot, tokenizer_sha256, fractions, document_shards: [{name, sha256}], splits:
 {NAME: {tokens, documents, bytes, shards: [{file, tokens, sha256}], spans: [{file, sha256}]}}}.
-The span files have a row {id, start, length} per document, counted in tokens of its split,
+The span files have a row {id, start, length, source} per document, counted in tokens of its split,
 end-of-text included. A corpus that grows gets further files; the old ones never change.
 
 Each shard of documents is encoded on its own into a work file, in any process; the work files are
@@ -101,7 +101,8 @@ def _join(
             with work.open("rb") as file:
                 for split, part in json.loads(file.readline()).items():
                     ids = np.fromfile(file, dtype, sum(part["lengths"]))
-                    writers[split].add(ids, part["names"], part["lengths"], part["bytes"])
+                    documents = (part["names"], part["sources"], part["lengths"])
+                    writers[split].add(ids, *documents, part["bytes"])
             tokens = sum(entry["tokens"] for entry in entries.values())
             progress(done, total, f"{tokens} tokens")
 

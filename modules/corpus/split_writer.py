@@ -49,15 +49,28 @@ class SplitWriter:
             path = self._span_path()
             self.entry["spans"].append({"file": path.name, "sha256": sha256(path)})
 
-    def add(self, ids: np.ndarray, names: list[str], lengths: list[int], n_bytes: int) -> None:
-        """Append documents: their ids one after the other, and their names and lengths."""
+    def add(
+        self,
+        ids: np.ndarray,
+        names: list[str],
+        sources: list[str],
+        lengths: list[int],
+        n_bytes: int,
+    ) -> None:
+        """Append documents: their ids one after the other, their names, sources and lengths."""
         assert sum(lengths) == len(ids), "lengths do not add up to the ids"
         if not names:
             return
         starts = accumulate(lengths, initial=self.entry["tokens"])
         rows = (
-            orjson.dumps({"id": name, "length": length, "start": start})
-            for name, length, start in zip(names, lengths, starts, strict=False)  # one start over
+            orjson.dumps({"id": name, "length": length, "start": start, "source": source})
+            for name, source, length, start in zip(
+                names,
+                sources,
+                lengths,
+                starts,
+                strict=False,  # one start over
+            )
         )
         self._span_file().write(b"\n".join([*rows, b""]))
         self.entry["tokens"] += len(ids)

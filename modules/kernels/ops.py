@@ -255,6 +255,12 @@ def _rounded(x: Tensor) -> Tensor:
     return y
 
 
+def release() -> None:
+    """Give the room for logits back; the next loss makes it anew."""
+    global _room
+    _room = _bf16(0)
+
+
 def _logits(count: int) -> Tensor:
     """Return room for logits."""
     global _room

@@ -12,8 +12,8 @@ struct Gelu {
   static __m512 gate(__m512 x, __m512 square) {
     __m512 u = _mm512_mul_ps(_mm512_mul_ps(x, set(1.5957691216f)),
                              _mm512_fmadd_ps(square, set(0.044715f), set(1.f)));
-    __m512 sum = _mm512_add_ps(set(1.f), exp2(_mm512_mul_ps(u, set(-LOG2E))));
-    __m512 r = _mm512_rcp14_ps(sum);
+    __m512 power = _mm512_min_ps(_mm512_mul_ps(u, set(-LOG2E)), set(100.f));  // the sum stays finite
+    __m512 sum = _mm512_add_ps(set(1.f), exp2(power)), r = _mm512_rcp14_ps(sum);
     return _mm512_mul_ps(r, _mm512_fnmadd_ps(sum, r, set(2.f)));  // one step of Newton's
   }
   static __m512 value(__m512 x) { return _mm512_mul_ps(x, gate(x, _mm512_mul_ps(x, x))); }

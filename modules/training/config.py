@@ -5,12 +5,17 @@ none). GPT-1's values (paper section 4.1, openai/finetune-transformer-lm) are GP
 GPT1_FINETUNE_OPTIM.
 """
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from modules.config import Config
 from modules.model.config import GPTConfig, LSTMConfig
+from modules.training import ramp
+from modules.training.ramp import Ramp
+
+if TYPE_CHECKING:
+    import torch
 
 
 class OptimConfig(Config):
@@ -31,16 +36,25 @@ class OptimConfig(Config):
     """Updates over which the rate rises from 0 (or give warmup_fraction)."""
     warmup_fraction: float = Field(0.0, ge=0, lt=1)  # GPT-1 fine-tuning: 0.002
     """The same as a fraction of all updates."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Decay after the warm-up."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """Decay after the warm-up; wsd stays at lr and decays at the end (Hägele et al. 2024)."""
     min_lr_fraction: float = Field(0.1, ge=0, le=1)  # nanoGPT: 6e-5 of 6e-4; GPT-1: 0
-    """The cosine ends at this fraction of lr."""
+    """The cosine and the decay of wsd end at this fraction of lr."""
+    decay_fraction: float = Field(0.2, gt=0, le=1)  # Hägele et al. 2024, section 3: 10 to 20 %
+    """Share of all updates in which wsd decays."""
+    decay_shape: Literal["1-sqrt", "linear"] = "1-sqrt"  # Hägele et al. 2024: ahead of linear
+    """How wsd decays: 1 - sqrt(x) or 1 - x, x from 0 to 1 over the decay."""
     grad_clip: float = Field(1.0, ge=0)  # nanoGPT and GPT-1's release
     """Largest global gradient norm; 0 does not clip."""
     muon_momentum: float = Field(0.95, ge=0, lt=1)
     """Momentum of Muon (only for optimizer = muon)."""
     muon_lr_ratio: float = Field(1.0, gt=0)
     """Muon's rate relative to lr; 1 matches the size of AdamW's updates (match_rms_adamw)."""
+    embedding_lr_ratio: float = Field(1.0, gt=0)
+    """AdamW's rate of token and position embedding relative to lr."""
+    base_width: int | None = Field(None, ge=1)
+    """n_embd at which lr was tuned: hidden matrices, their start and the logits are scaled so that
+    it holds for other widths (muP, Yang et al. 2022; see transfer.py). None: no scaling."""
 
     @model_validator(mode="after")
     def _one_warmup(self) -> Self:
@@ -67,12 +81,23 @@ class TrainingConfig(Config):
 
     seed: int = 42  # GPT-1's fine-tuning release
     """Fixes the weights' start, the data order and the dropout masks."""
-    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    """auto: bf16-mixed where the processor or GPU multiplies bfloat16 fast, else 32-true."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = "auto"
+    """auto: bf16-mixed where the processor or GPU multiplies bfloat16 fast, else 32-true. 64-true
+    is slow: for checks that two ways to compute the same agree."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to train; auto takes a GPU when there is one."""
     devices: int = Field(1, ge=1)
-    """Devices of this machine; more than one starts torch.distributed.run (DDP)."""
+    """Devices of each machine, one process each; more than one starts torch.distributed.run."""
+    nodes: int = Field(1, ge=1)
+    """Machines; how they find each other is in the environment (docs/cluster.md)."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """ddp: each process holds the whole training state. fsdp: each holds a slice of it. auto: ddp
+    while the state takes at most half of a GPU."""
+    recompute: bool = False
+    """Keep only the input of each block for the backward pass and compute the block again: less
+    memory, a third more work, the same bits."""
+    restarts: int = Field(3, ge=0)
+    """So many times the processes start again after one of them died, from the last checkpoint."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of the products; another number gives other last bits. None: all cores."""
     workers: int = Field(0, ge=0)
@@ -89,6 +114,11 @@ class TrainingConfig(Config):
     """So many non-finite losses or gradients in a row end the run."""
 
     @property
+    def ranks(self) -> int:
+        """Processes of the run, over all machines."""
+        return self.devices * self.nodes
+
+    @property
     def device_kind(self) -> str:
         """The device type that `accelerator` means on this machine: cuda or cpu."""
         import torch
@@ -96,6 +126,13 @@ class TrainingConfig(Config):
         if self.accelerator == "cpu":
             return "cpu"
         return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def weight_dtype(self) -> "torch.dtype":
+        """The type of the weights, gradients and moments."""
+        import torch
+
+        return torch.float64 if self.precision == "64-true" else torch.float32
 
     @property
     def real_precision(self) -> str:
@@ -119,18 +156,34 @@ class PretrainConfig(TrainingConfig):
     """Optimizer, learning rate schedule and clipping."""
     context: int | None = Field(None, ge=1)
     """Tokens per training sequence; None: all of the model's positions."""
+    sampling: Literal["windows", "documents"] = "windows"
+    """windows: the stream of tokens, cut anywhere (GPT-2). documents: rows of whole documents by
+    best-fit packing (Ding et al. 2024; see packing.py); held-out windows stay the same."""
+    mixture: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Weights of several corpora by name: shares of the rows, exact over 65,536 of them. Empty: by
+    size."""
     batch_size: int = Field(64, ge=1)  # GPT-1 paper, section 4.1: 64 x 512 tokens; GPT-2: 512
     """Sequences per micro-batch, over all devices."""
     accumulate: int = Field(1, ge=1)
     """Micro-batches per optimizer step."""
+    batch_ramp: Ramp = ()  # GPT-3 paper, appendix B: from 32k tokens a step up
+    """Micro-batches per step on the way there: (until step, micro-batches), ... Small batches learn
+    more per token early on (McCandlish et al. 2018, section 2.3)."""
+    context_ramp: Ramp = ()  # Li et al. 2022, "The Stability-Efficiency Dilemma", section 4
+    """Tokens per training sequence on the way to `context`: (until step, tokens), ... Each row is
+    cut into so short ones, as in Shortformer (Press et al. 2021), so that tokens per step and the
+    order of the tokens stay."""
     max_steps: int | None = Field(None, ge=1)
     """Optimizer steps of the whole run (or give epochs)."""
     epochs: float | None = Field(None, gt=0)  # GPT-1 paper, section 4.1: 100
-    """Passes over the training tokens, instead of max_steps."""
+    """Passes over the training tokens (of all corpora together), instead of max_steps."""
     val_every: int = Field(100, ge=0)
     """Steps between validations; 0: only at the end."""
     val_windows: int = Field(64, ge=1)
     """Held-out windows a validation reads: always the same, spread over the split."""
+    val_domains: int = Field(0, ge=0)
+    """So many of the held-out split's largest sources (web hosts, text sets) get a loss of their
+    own, val_loss/SOURCE, over as many rows of their whole documents."""
     snapshots: tuple[int, ...] = ()
     """Steps at which the weights are kept as checkpoints of their own, under snapshots/."""
 
@@ -142,8 +195,18 @@ class PretrainConfig(TrainingConfig):
             raise ValueError(
                 f"context {self.context} is more than the model has: {self.model.n_positions}"
             )
-        if self.batch_size % self.devices:
-            raise ValueError(f"batch_size {self.batch_size} is no multiple of devices")
+        if self.batch_size % self.ranks:
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of devices x nodes")
+        if self.optim.base_width and self.model.architecture != "gpt":
+            raise ValueError("optim.base_width: learning rates are transferred between GPTs only")
+        return self
+
+    @model_validator(mode="after")
+    def _ramps_rise(self) -> Self:
+        ramp.check(self.batch_ramp, "batch_ramp")
+        ramp.check(self.context_ramp, "context_ramp")
+        if odd := [tokens for _, tokens in self.context_ramp if self.window % tokens]:
+            raise ValueError(f"context_ramp: {odd[0]} does not divide the context {self.window}")
         return self
 
     @property
@@ -151,17 +214,30 @@ class PretrainConfig(TrainingConfig):
         """Tokens per training sequence."""
         return self.context or self.model.n_positions
 
-    @property
-    def tokens_per_step(self) -> int:
-        """Tokens predicted per optimizer step."""
-        return self.batch_size * self.accumulate * self.window
+    def window_at(self, step: int) -> int:
+        """Return the tokens per training sequence of a step."""
+        return ramp.value_at(self.context_ramp, self.window, step)
+
+    def micro_batches(self, step: int) -> int:
+        """Return the micro-batches of a step."""
+        return ramp.value_at(self.batch_ramp, self.accumulate, step)
+
+    def micro_batches_before(self, step: int) -> int:
+        """Return the micro-batches of all steps before this one: the data position."""
+        return ramp.sum_before(self.batch_ramp, self.accumulate, step)
+
+    def tokens_before(self, step: int) -> int:
+        """Return the tokens predicted in all steps before this one."""
+        return self.micro_batches_before(step) * self.batch_size * self.window
 
     def total_steps(self, windows_per_epoch: int) -> int:
         """Return the number of optimizer steps of the run."""
         if self.max_steps is not None:
             return self.max_steps
         assert self.epochs is not None
-        return max(1, round(self.epochs * windows_per_epoch / (self.batch_size * self.accumulate)))
+        windows = self.epochs * windows_per_epoch
+        steps = ramp.steps_for(self.batch_ramp, self.accumulate, windows, self.batch_size)
+        return max(1, steps)
 
 
 class FinetuneConfig(TrainingConfig):
@@ -199,3 +275,15 @@ class FinetuneConfig(TrainingConfig):
     """Padded tokens computed at once; bounds memory, does not change the loss."""
     checkpoint_every: int = Field(100, ge=1)
     """Optimizer steps between training-state checkpoints."""
+
+    @model_validator(mode="after")
+    def _whole_on_each_rank(self) -> Self:
+        if self.strategy == "fsdp":  # rows differ in length: the ranks do not step together
+            raise ValueError("strategy fsdp is for pre-training; fine-tune with ddp")
+        return self
+
+    @model_validator(mode="after")
+    def _no_transfer(self) -> Self:
+        if self.optim.base_width:
+            raise ValueError("optim.base_width is for pre-training: the weights have their sizes")
+        return self

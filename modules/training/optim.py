@@ -6,7 +6,7 @@ GPT1_OPTIM and GPT1_FINETUNE_OPTIM below.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modules.training.config import OptimConfig
+from modules.training.ranks import cut_like, whole
+from modules.training.transfer import is_hidden_matrix, lr_ratio, width_ratio
 
 
 def learning_rate(step: int, total: int, config: OptimConfig) -> float:
     """Return the learning rate of update `step` (0-based) of `total`.
 
     cosine is nanoGPT's: (step + 1) / (warm-up + 1), then a half cosine down to min_lr_fraction.
+    wsd is the same warm-up, then lr until the last decay_fraction of the updates.
     linear is the GPT-1 release's [opt.py]: (x / w while x <= w, else 1) * (1 - x) with x = t / T
     and t from 0, so the very first update has rate 0.
     """
@@ -31,9 +34,18 @@ def learning_rate(step: int, total: int, config: OptimConfig) -> float:
         return config.lr * (step + 1) / (warmup + 1)
     if config.schedule == "constant":
         return config.lr
-    progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
     low = config.min_lr_fraction
+    if config.schedule == "wsd":
+        return config.lr * (low + (1 - low) * cooldown(step, total, config))
+    progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
     return config.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def cooldown(step: int, total: int, config: OptimConfig) -> float:
+    """Return what is left of the rate, 1 before the decay (Hägele et al. 2024, equation 1)."""
+    length = max(1.0, config.decay_fraction * total)
+    progress = min(1.0, max(0.0, (step - (total - length)) / length))
+    return 1 - (math.sqrt(progress) if config.decay_shape == "1-sqrt" else progress)
 
 
 class ReleaseAdam(Optimizer):
@@ -92,13 +104,13 @@ class Muon(Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(p)
                 momentum = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(momentum, group["momentum"])  # Nesterov
-                stacks.setdefault(p.shape, []).append((p, update.to(self.dtype)))
+                stacks.setdefault(p.shape, []).append((p, whole(update.to(self.dtype))))
             for shape, pairs in stacks.items():  # matrices of one shape go through together
                 size = 0.2 * math.sqrt(max(shape))  # so large are AdamW's updates
                 updates = orthogonal(torch.stack([update for _, update in pairs]))
                 for (p, _), update in zip(pairs, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update.to(p.dtype), alpha=-group["lr"] * size)
+                    p.add_(cut_like(update.to(p.dtype), p), alpha=-group["lr"] * size)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -130,12 +142,8 @@ def build_optimizers(
     if config.optimizer == "muon":
         matrices = [p for name, p in named if is_hidden_matrix(name, p)]
     taken = {id(p) for p in matrices}
-    rest = [p for _, p in named if id(p) not in taken]
-    groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    rest = [(name, p) for name, p in named if id(p) not in taken]
+    groups = parameter_groups(rest, config, lambda name, p: lr_ratio(model, name, p, config))
     if config.optimizer == "release_adam":
         return [ReleaseAdam(groups, lr=config.lr, betas=config.betas, eps=config.eps)]
     adam = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
@@ -147,15 +155,23 @@ def build_optimizers(
         lr=config.lr,
         weight_decay=config.weight_decay,
         momentum=config.muon_momentum,
-        ratio=config.muon_lr_ratio,
+        ratio=config.muon_lr_ratio * width_ratio(model, config) ** 0.5,
     )
     return [muon, adam]
 
 
-def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    """Tell whether Muon should update it: 2-D, and neither an embedding nor a task head."""
-    parts = name.split(".")
-    return parameter.ndim == 2 and not {"wte", "wpe", "head", "lm_head"} & set(parts)
+def parameter_groups(
+    named: Sequence[tuple[str, Tensor]], config: OptimConfig, ratio: Callable[[str, Tensor], float]
+) -> list[dict[str, Any]]:
+    """Group parameters by weight decay (tensors of >= 2-D, first) and learning-rate ratio."""
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for name, p in sorted(named, key=lambda pair: pair[1].ndim < 2):
+        decay = config.weight_decay if p.ndim >= 2 else 0.0
+        groups.setdefault((decay, ratio(name, p)), []).append(p)
+    return [
+        {"params": parameters, "weight_decay": decay, "ratio": own}
+        for (decay, own), parameters in groups.items()
+    ]
 
 
 def set_learning_rate(optimizers: list[Optimizer], lr: float) -> None:
@@ -198,4 +214,5 @@ def restore_optimizers(
         p = parameters[name]
         # "step" stays where it was: fused AdamW keeps it beside the weights, ReleaseAdam on the CPU
         on_cpu = key == "step" and isinstance(owner[id(p)], ReleaseAdam)
-        owner[id(p)].state[p][key] = value.clone() if on_cpu else value.to(p.device, copy=True)
+        value = value.clone() if on_cpu else value.to(p.device, copy=True)
+        owner[id(p)].state[p][key] = cut_like(value, p)

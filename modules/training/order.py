@@ -58,6 +58,16 @@ def permute(indices: np.ndarray, n: int, key: int) -> np.ndarray:
     return out.astype(np.int64)
 
 
+def shuffled(samples: np.ndarray, per_epoch: int, seed: int) -> np.ndarray:
+    """Return which of `per_epoch` things each sample is: another permutation every epoch."""
+    epochs, places = np.divmod(samples, per_epoch)
+    out = np.empty_like(samples)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        out[here] = permute(places[here], per_epoch, mix(seed, int(epoch), 2))
+    return out
+
+
 @dataclass(frozen=True)
 class Windows:
     """Every epoch cuts the corpus into windows of `context` tokens and reads each once.
@@ -80,14 +90,9 @@ class Windows:
 
         A window holds context + 1 tokens: the inputs and, one further, the targets.
         """
-        epochs, places = np.divmod(samples, self.per_epoch)
-        out = np.empty_like(samples)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            offset = mix(self.seed, int(epoch), 1) % self.context
-            order = permute(places[here], self.per_epoch, mix(self.seed, int(epoch), 2))
-            out[here] = offset + order * self.context
-        return out
+        epochs, which = np.unique(samples // self.per_epoch, return_inverse=True)
+        offsets = np.array([mix(self.seed, int(epoch), 1) % self.context for epoch in epochs])
+        return offsets[which] + shuffled(samples, self.per_epoch, self.seed) * self.context
 
 
 def check_windows(windows: Windows) -> None:

@@ -5,7 +5,7 @@ this process. Start it through modules.training.fit to have it in a process of i
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from modules import tokenizer as bpe
-from modules.corpus.token_file import TokenFile, read_held_out, read_index, read_split
-from modules.files import Progress, sha256, silent, write_json, write_jsonl
+from modules.corpus.token_file import read_index
+from modules.evaluation.config import Precision
+from modules.files import Progress, silent, write_json, write_jsonl
 from modules.model import checkpoint
 from modules.model.base import Decoder
-from modules.training import loop
+from modules.training import loop, ranks
 from modules.training.config import PretrainConfig
+from modules.training.corpora import Corpora, HeldOut, identities, named
+from modules.training.domains import domain_scores
 from modules.training.loop import Emit, Safety
-from modules.training.order import Steps, Windows, check_windows, loader
+from modules.training.order import Steps, loader
+from modules.training.plan import flops_per_token
 from modules.training.step import Training, environment, rank_of
+from modules.training.transfer import rescale
+from modules.training.windows import Rows, cut, inputs_and_targets
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +42,11 @@ class PretrainModule(Training):
     """Next-token prediction on windows of the corpus."""
 
     model: Decoder
+    config: PretrainConfig
     plain_loss = True
 
-    def __init__(
-        self, model: Decoder, config: PretrainConfig, val: Tensor | None, *, total: int
-    ) -> None:
-        """Take the model and the held-out windows (N, T + 1), if there are any."""
+    def __init__(self, model: Decoder, config: PretrainConfig, val: HeldOut, *, total: int) -> None:
+        """Take the model and the sets of held-out windows."""
         super().__init__(model, config.optim, total=total, seed=config.seed)
         self.config, self.val = config, val
         self.keep_at: Callable[[int], None] = lambda step: None  # writes a snapshot
@@ -50,7 +55,12 @@ class PretrainModule(Training):
 
     def micro_loss(self, batch: Tensor) -> Tensor:
         """Return this micro-batch's share of the nats per token; windows (B, T + 1)."""
-        return self.model.lm_loss(batch[:, :-1], batch[:, 1:], share=1 / self.config.accumulate)
+        inputs, targets = inputs_and_targets(batch)
+        share = 1 / self.config.micro_batches(self.done)
+        if self.config.ranks > 1 and self.config.sampling == "documents":  # some are not full
+            scored = (targets >= 0).sum()
+            share *= float(scored / ranks.mean(self.trainer.strategy, scored))
+        return self.model.lm_loss(inputs, targets, share=share)
 
     def keep(self) -> None:
         """Write a snapshot where the config asks for one."""
@@ -59,39 +69,42 @@ class PretrainModule(Training):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Return the mean loss over the held-out windows, in nats per token."""
-        if self.val is None:
-            return {}
+        """Return the mean loss over all held-out windows and over each set, in nats per token."""
         self.model.eval()
-        total = 0.0
         with loop.autocast(self.config):
-            for windows in self.val.split(self.config.batch_size):
-                w = windows.to(self.device)
-                loss = self.model.lm_loss(w[:, :-1], w[:, 1:])
-                total += float(loss) * len(windows)
+            losses = {name: self.mean_loss(windows) for name, windows in self.val.windows.items()}
         self.model.train()
-        return {"val_loss": total / len(self.val)}
+        return self.val.numbers(losses)
+
+    def mean_loss(self, windows: Tensor) -> float:
+        """Return the mean loss over the scored tokens of windows (N, T + 1), a batch at a time."""
+        total, n = 0.0, 0
+        for part in windows.split(self.config.batch_size):
+            inputs, targets = inputs_and_targets(part.to(self.device))
+            scored = int((targets >= 0).sum())
+            total, n = total + float(self.model.lm_loss(inputs, targets)) * scored, n + scored
+        return total / n
 
 
 class PretrainData(L.LightningDataModule):
-    """Windows of the training split in their order, from any step on."""
+    """Rows of the training split in their order, from any step on."""
 
-    def __init__(self, tokens: TokenFile, config: PretrainConfig, *, start: int, stop: int) -> None:
+    def __init__(self, rows: Rows, config: PretrainConfig, *, start: int, stop: int) -> None:
         super().__init__()
-        self.tokens, self.config, self.start, self.stop = tokens, config, start, stop
-        self.windows = Windows(len(tokens), config.window, config.seed)
+        self.rows, self.config, self.start, self.stop = rows, config, start, stop
 
     def micro_batch(self, number: int) -> Tensor:
-        """Return this rank's rows (B / ranks, T + 1) of a micro-batch, int64."""
+        """Return this rank's rows (B / ranks, T + 1) of a micro-batch of the run, int64."""
         size = self.config.batch_size
         rank, ranks = rank_of(self.trainer)
-        rows = np.arange(rank * size // ranks, (rank + 1) * size // ranks) + number * size
-        return windows_at(self.tokens, self.windows.starts(rows), self.config.window)
+        own = np.arange(rank * size // ranks, (rank + 1) * size // ranks) + number * size
+        return torch.from_numpy(self.rows.rows(own))
 
     def step(self, step: int) -> list[Tensor]:
         """Return the micro-batches of one optimizer step."""
-        n = self.config.accumulate
-        return [self.micro_batch(step * n + i) for i in range(n)]
+        first, stop = (self.config.micro_batches_before(s) for s in (step, step + 1))
+        context = self.config.window_at(step)
+        return [cut(self.micro_batch(number), context) for number in range(first, stop)]
 
     def train_dataloader(self) -> DataLoader:
         """Return the loader of all steps that are left (Lightning's hook)."""
@@ -99,22 +112,8 @@ class PretrainData(L.LightningDataModule):
         return loader(steps, workers=self.config.workers, pin=self.config.device_kind == "cuda")
 
 
-def windows_at(tokens: TokenFile, starts: np.ndarray, context: int) -> Tensor:
-    """Return the windows (N, context + 1) that begin at `starts`, int64."""
-    return torch.from_numpy(np.stack([tokens.read(int(s), context + 1) for s in starts]))
-
-
-def held_out(tokens: TokenFile, context: int, n: int) -> Tensor | None:
-    """Return up to n windows (n, context + 1) evenly spread over a split; None if it has none."""
-    available = (len(tokens) - 1) // context
-    if available < 1:
-        return None
-    places = np.unique(np.linspace(0, available - 1, min(n, available)).round().astype(np.int64))
-    return windows_at(tokens, places * context, context)
-
-
 def pretrain(
-    tokens: Path,
+    tokens: Path | Mapping[str, Path],
     tokenizer: Path,
     out: Path,
     config: PretrainConfig,
@@ -123,12 +122,13 @@ def pretrain(
     emit: Emit | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> dict[str, int] | None:
-    """Train on a tokens/ directory and write a checkpoint/ directory; None when stopped early.
+    """Train on tokens/ directories and write a checkpoint/ directory; None when stopped early.
 
     Checkpoints of the training state lie in out/state while it runs; a later call goes on from the
     newest one that verifies.
 
     Args:
+        tokens: one directory, or several by name, mixed as the config says.
         emit: called with an event at most every second.
         stopping: asked after each step; True: save and return.
 
@@ -136,57 +136,89 @@ def pretrain(
         ValueError: tokens, tokenizer and config do not fit together.
         FloatingPointError: too many non-finite steps in a row.
     """
+    paths = named(tokens, config)
+    for directory in paths.values():
+        check_vocabulary(directory, tokenizer, config)
     safety = Safety(
         folder=out / "state",
-        fingerprint=loop.fingerprint(config, sha256(tokens / "index.json")),
+        fingerprint=loop.fingerprint(config, *identities(paths)),
         emit=emit or (lambda event: progress(event["step"], event["of"], _note(event))),
         stopping=stopping,
     )
-    check_vocabulary(tokens, tokenizer, config)
     if counts := loop.finished(out, safety):
         return counts
     saved = loop.prepare(config, safety)
-    train = read_split(tokens, "train", verify=True)
-    windows = Windows(len(train), config.window, config.seed)
-    check_windows(windows)
-    total = config.total_steps(windows.per_epoch)
-    val = held_out(read_split(tokens, "val"), config.window, config.val_windows)
-    module = PretrainModule(checkpoint.build(config.model), config, val, total=total)
+    corpora = Corpora(paths, config)
+    total = config.total_steps(corpora.rows.per_epoch)
+    model = checkpoint.build(config.model).to(config.weight_dtype)
+    rescale(model, config.optim)
+    module = PretrainModule(model, config, corpora.held_out(config.val_windows), total=total)
     module.keep_at = lambda step: snapshot(module, tokenizer, out / f"snapshots/{step:08d}")
     if saved is not None:
         module.restore(saved)
-    data = PretrainData(train, config, start=module.done, stop=total)
-    tokens_per_step = config.tokens_per_step
+    data = PretrainData(corpora.rows, config, start=module.done, stop=total)
+    every, tokens_before, flops = config.val_every, config.tokens_before, flops_at(config)
     if not loop.run(
-        module, data, config, safety, val_every=config.val_every, tokens=tokens_per_step
+        module, data, config, safety, val_every=every, tokens=tokens_before, flops=flops
     ):
         return None
     counts = {
         "steps": total,
-        "tokens": total * config.tokens_per_step,
+        "tokens": config.tokens_before(total),
         "parameters": config.model.n_params,
     }
-    if module.global_rank == 0:
+    module.model = ranks.whole_model(module.model)
+    if ranks.is_first():
         module.to(config.device_kind)  # Lightning has taken it back to the CPU
-        module.val = held_out(read_held_out(tokens), config.window, WHOLE_SPLIT)
-        whole = module.validate().get("val_loss")
+        module.val = corpora.held_out(WHOLE_SPLIT, last=True)
+        whole = module.validate()
+        facts = training_facts(module) | {
+            "held_out_loss": whole.pop("val_loss", None),
+            "held_out_losses": {k.removeprefix("val_loss/"): v for k, v in whole.items()},
+            "epochs": corpora.epochs(total),
+        }
         write_checkpoint(module, tokenizer, out)
-        loop.finish(out, training_facts(module) | {"held_out_loss": whole}, counts, safety)
+        loop.finish(out, facts | {"domains": domains(module, paths, tokenizer)}, counts, safety)
     return counts
+
+
+def flops_at(config: PretrainConfig) -> Callable[[int], int]:
+    """Return the operations per token as a function of the step."""
+    return lambda step: flops_per_token(config.model, config.window_at(step)).total
+
+
+def domains(
+    module: PretrainModule, paths: Mapping[str, Path], tokenizer: Path
+) -> list[dict[str, Any]]:
+    """Return how well the finished model predicts each domain of each corpus's held-out text."""
+    config, encoder = module.config, bpe.load(tokenizer)
+    precision: Precision = "bfloat16" if config.real_precision == "bf16-mixed" else "float32"
+    found = []
+    for name, tokens in paths.items():
+        rows = domain_scores(
+            module.model, encoder, tokens, context=config.window, precision=precision
+        )
+        before = f"{name}/" if len(paths) > 1 else ""
+        found += [row | {"domain": before + row["domain"]} for row in rows]
+    return found
 
 
 def write_checkpoint(module: PretrainModule, tokenizer: Path, out: Path) -> None:
     """Write a checkpoint/ directory's config, weights, tokenizer and loss curve."""
+    model = ranks.whole_model(module.model)
+    if not ranks.is_first():
+        return
     out.mkdir(parents=True, exist_ok=True)
     bpe.load(tokenizer).save(out / "tokenizer")
     write_jsonl(out / "curve.jsonl", module.curve)
-    checkpoint.save(module.model, out)
+    checkpoint.save(model, out)
 
 
 def snapshot(module: PretrainModule, tokenizer: Path, out: Path) -> None:
-    """Write the checkpoint/ directory of a step on the way."""
+    """Write the checkpoint/ directory of a step on the way (all ranks call it)."""
     write_checkpoint(module, tokenizer, out)
-    write_json(out / loop.FACTS, training_facts(module))
+    if ranks.is_first():
+        write_json(out / loop.FACTS, training_facts(module))
 
 
 def training_facts(module: PretrainModule) -> dict[str, Any]:
@@ -196,7 +228,7 @@ def training_facts(module: PretrainModule) -> dict[str, Any]:
     return {
         "config": config.model_dump(mode="json"),
         "steps": module.done,
-        "tokens": module.done * config.tokens_per_step,
+        "tokens": config.tokens_before(module.done),
         "seed": config.seed,
         "train_loss": next((r["loss"] for r in reversed(module.curve) if "loss" in r), None),
         "val_loss": losses[-1]["val_loss"] if losses else None,
@@ -204,7 +236,7 @@ def training_facts(module: PretrainModule) -> dict[str, Any]:
         "precision": config.real_precision,
         "skipped_steps": module.skipped,
         "exact": module.exact,
-        "environment": environment(),
+        "environment": environment(config),
     }
 
 

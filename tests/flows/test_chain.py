@@ -156,3 +156,27 @@ def test_report_is_machine_readable(chain, in_project):
 
         report = artifacts.checkout(Workspace.open(in_project), "report/tiny").path / "report.json"
     assert len(json.loads(report.read_text())["tables"]) == 3
+
+
+def test_two_corpora_of_one_tokenizer_are_mixed(chain, in_project):
+    from flows.corpus import prepare_corpus
+    from flows.pretrain import pretrain
+    from flows.settings import enter
+    from registry import artifacts
+
+    more = presets.TINY.corpus.but(
+        name="more", extra=("lm/test.jsonl.zst",), use_tokenizer="tokenizer/tiny"
+    )
+    prepare_corpus(more)
+    config = presets.TINY.pretrain.but(
+        max_steps=5, mixture={"tiny": 1, "more": 3}, val_domains=2, sampling="documents"
+    )
+    made = pretrain(config, name="both", tokens="tokens/tiny,tokens/more")
+    checkpoint = artifacts.look_up(enter(in_project), made)
+    assert set(checkpoint.inputs) == {"tokens", "tokens-more", "tokenizer"}
+    facts = json.loads((checkpoint.path / "training.json").read_text())
+    assert set(facts["epochs"]) == {"tiny", "more"}
+    own = set(facts["held_out_losses"])
+    assert {"tiny", "more"} < own and {name.partition("/")[0] for name in own} == {"tiny", "more"}
+    with pytest.raises(ValueError, match="give each corpus another name"):
+        pretrain(config, tokens="tokens/tiny,tokens/tiny")

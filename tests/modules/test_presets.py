@@ -3,6 +3,8 @@
 import pytest
 
 from modules import presets
+from modules.model.base import skeleton
+from modules.model.lstm import LSTM
 
 
 def test_presets_are_found_by_name():
@@ -12,6 +14,32 @@ def test_presets_are_found_by_name():
         presets.get_corpus("webtxt")
     with pytest.raises(ValueError, match="no preset 'gpt3'"):
         presets.get("gpt3")
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "lr", "tokens_per_step"),
+    [
+        ("gpt1", 116.5, 2.5e-4, 64 * 512),  # GPT-1 paper, section 4.1
+        ("gpt1-lstm", 55.7, 2.5e-4, 64 * 512),
+        ("gpt1-lstm-equal", 116.3, 2.5e-4, 64 * 512),
+        ("gpt2", 124.4, 6e-4, 2**19),  # by count; rates: GPT-3 paper, Table 2.1
+        ("gpt2-medium", 354.8, 3e-4, 2**19),
+        ("gpt2-large", 774.0, 2.5e-4, 2**19),
+        ("gpt2-xl", 1557.6, 2e-4, 2**19),
+    ],
+)
+def test_pretraining_is_the_papers_or_the_public_recipe(name, millions, lr, tokens_per_step):
+    config = presets.get(name).pretrain
+    assert config.model.n_params / 1e6 == pytest.approx(millions, abs=0.05)
+    assert (config.optim.lr, config.tokens_before(1)) == (lr, tokens_per_step)
+    assert config.optim.warmup_steps == 2000 and config.optim.schedule == "cosine"
+
+
+def test_the_equal_lstm_has_gpt1s_parameters():
+    equal, gpt = (presets.get(name).pretrain.model for name in ("gpt1-lstm-equal", "gpt1"))
+    assert equal.n_params == pytest.approx(gpt.n_params, rel=0.01)
+    with skeleton():
+        assert sum(p.numel() for p in LSTM(equal).parameters()) == equal.n_params
 
 
 @pytest.mark.parametrize(

@@ -100,10 +100,12 @@ def test_the_files_are_raw_little_endian_uint16_of_the_stated_size(made, expecte
 def test_spans_lead_back_to_each_document(made):
     root, documents, _, _ = made
     encoder, texts = bpe.load(GPT2), {d.id: d.text for d in documents}
+    sources = {d.id: d.source for d in documents}
     seen = []
     for split in SPLITS:
         tokens = read_split(root / "tokens", split)
-        for name, start, length in token_file.read_spans(root / "tokens", split):
+        for name, start, length, source in token_file.read_spans(root / "tokens", split):
+            assert source == sources[name]
             ids = tokens.read(start, length)
             assert ids[-1] == 50256
             assert encoder.decode(ids[:-1]) == texts[name]
@@ -433,8 +435,8 @@ def test_a_corpus_grows_behind_its_old_files(grown):
             there = read_split(tokens, split, verify=True)
             assert there.read(0, len(there)).tolist() == ids
             spans = list(token_file.read_spans(tokens, split))
-            assert [start for _, start, _ in spans] == [0, *accumulate(s[2] for s in spans[:-1])]
-            assert sum(length for *_, length in spans) == len(ids)
+            assert [s.start for s in spans] == [0, *accumulate(s.length for s in spans[:-1])]
+            assert sum(s.length for s in spans) == len(ids)
         assert not (tokens / "work").exists()
     for old, new in pairwise(root / f"tokens{generation}" for generation in range(3)):
         for path in old.iterdir():

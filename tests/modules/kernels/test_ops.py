@@ -145,10 +145,11 @@ def test_what_is_not_finite_shows_in_the_loss():
 
 
 @here
-def test_large_scores_do_not_overflow():
+@pytest.mark.parametrize("part", ["attn.c_attn", "mlp.c_fc"])
+def test_large_sums_do_not_overflow(part):
     model = model_of(100, 70, 64, 2)
     with torch.no_grad():
-        model.h[0].attn.c_attn.weight.mul_(300)
+        model.get_parameter(f"h.0.{part}.weight").mul_(300)
     tokens, targets = tokens_of(model, 2)
     assert torch.tensor(fast(model, (tokens, targets))).isfinite()
     assert flat(model).isfinite().all()

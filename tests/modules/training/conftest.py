@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -108,6 +109,26 @@ def toy_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows = [{"id": f"{split}-{i}", **make(i)} for i in range(n)]
             write_jsonl(root / f"finetune/{task}/{split}.jsonl", rows)
     return root
+
+
+def write_stream(root: Path, ids: np.ndarray, *, eot: int, cuts: tuple[int, ...] = ()) -> Path:
+    """Write ids as the training split of a tokens/ directory, cut into shards at `cuts`."""
+    root.mkdir(parents=True, exist_ok=True)
+    shards = []
+    for number, part in enumerate(np.split(ids.astype("<u2"), cuts)):
+        path = root / f"train-{number:05d}.bin"
+        part.tofile(path)
+        shards.append({"file": path.name, "tokens": len(part), "sha256": sha256(path)})
+    index = {"dtype": "uint16", "vocab_size": int(ids.max()) + 1, "eot": eot}
+    splits = {"train": {"shards": shards, "spans": []}}
+    (root / "index.json").write_text(json.dumps({**index, "splits": splits}))
+    return root
+
+
+@pytest.fixture(scope="session", name="write_stream")
+def write_stream_fixture():
+    """`write_stream`, for tests."""
+    return write_stream
 
 
 class Forks:

@@ -47,6 +47,40 @@ def test_gpt1_pretraining_ends_at_zero():
     assert learning_rate(10_000, 10_000, GPT1_OPTIM) == pytest.approx(0)
 
 
+WSD = OptimConfig(lr=1.0, warmup_steps=9, schedule="wsd", min_lr_fraction=0, decay_fraction=0.2)
+
+
+@pytest.mark.parametrize(
+    ("step", "linear", "root"),
+    [
+        (0, 0.1, 0.1),
+        (8, 0.9, 0.9),
+        (9, 1, 1),
+        (800, 1, 1),
+        (850, 0.75, 0.5),
+        (998, 0.01, 1 - math.sqrt(0.99)),
+    ],
+)
+def test_wsd_rises_stays_and_decays(step, linear, root):
+    # Hägele et al. 2024, equation 1: 1 - sqrt((n - (N - N_decay)) / N_decay), N = 1000
+    assert learning_rate(step, 1000, WSD) == pytest.approx(root)
+    assert learning_rate(step, 1000, WSD.but(decay_shape="linear")) == pytest.approx(linear)
+    tail = WSD.but(min_lr_fraction=0.5)
+    assert learning_rate(999, 1000, tail) == pytest.approx(0.5, abs=0.01)
+    assert learning_rate(500, 1000, tail) == 1
+
+
+def test_embeddings_have_a_rate_of_their_own(tiny):
+    model = GPT(tiny)
+    config = OptimConfig(optimizer="muon", embedding_lr_ratio=0.1, muon_lr_ratio=2)
+    muon, adam = build_optimizers(model, config)
+    set_learning_rate([muon, adam], 1.0)
+    rates = {id(p): g["lr"] for o in (muon, adam) for g in o.param_groups for p in g["params"]}
+    names = {"wte.weight": 0.1, "wpe.weight": 0.1, "h.0.attn.c_attn.weight": 2, "ln_f.bias": 1}
+    for name, rate in names.items():
+        assert rates[id(model.get_parameter(name))] == rate
+
+
 def test_only_matrices_decay(tiny):
     model = GPT(tiny)
     (adam,) = build_optimizers(model, OptimConfig())

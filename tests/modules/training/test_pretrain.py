@@ -1,6 +1,7 @@
 """Pre-training in this process: it learns, skips bad steps, validates on fixed windows."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from modules.model.base import Decoder
 from modules.model.checkpoint import load
 from modules.training import state
 from modules.training.config import OptimConfig, PretrainConfig
-from modules.training.pretrain import PretrainData, held_out, pretrain
+from modules.training.pretrain import PretrainData, pretrain
+from modules.training.windows import Stream, held_out
 
 
 def config_of(tiny, **changes) -> PretrainConfig:
@@ -70,7 +72,8 @@ def test_it_learns_and_writes_the_contract(corpus, tiny, tmp_path):
 
 def test_targets_are_the_tokens_one_further(corpus, tiny):
     tokens = read_split(Path(corpus["tokens"]), "train")
-    data = PretrainData(tokens, config_of(tiny, accumulate=3), start=0, stop=30)
+    config = config_of(tiny, accumulate=3)
+    data = PretrainData(Stream(tokens, 32, config.seed), config, start=0, stop=30)
     batches = data.step(4)
     assert [b.shape for b in batches] == [(8, 33)] * 3 and batches[0].dtype == torch.int64
     text = tokens.read(0, len(tokens)).tolist()
@@ -163,6 +166,53 @@ def test_mistakes_are_named(corpus, tiny, tmp_path, pretrained):
 def test_epochs_count_windows(tiny):
     config = config_of(tiny, max_steps=None, epochs=2, batch_size=4, accumulate=2)
     assert config.total_steps(100) == 25
+
+
+def test_a_run_with_every_knob_counts_its_tokens_and_resumes_to_the_same_bits(
+    corpus, tiny, tmp_path, digests
+):
+    config = config_of(
+        tiny,
+        optim=OptimConfig(optimizer="muon", lr=0.01, schedule="wsd", base_width=8, warmup_steps=2),
+        batch_size=4,
+        accumulate=3,
+        batch_ramp=((5, 1), (9, 2)),
+        context_ramp=((7, 8), (11, 16)),
+        max_steps=15,
+        checkpoint_every=4,
+    )
+    counts = pretrain(*paths(corpus), tmp_path / "whole", config)
+    assert counts["tokens"] == (5 * 1 + 4 * 2 + 6 * 3) * 4 * 32
+    curve = list(read_jsonl(tmp_path / "whole/curve.jsonl"))
+    assert curve[0]["tokens"] == (5 + 4 * 2 + 3) * 4 * 32 and curve[0]["val_loss"] < 5.6
+    for more in (5, 4):  # steps before it is asked to stop
+        stopping = partial(next, iter([False] * more), True)
+        assert pretrain(*paths(corpus), tmp_path / "cut", config, stopping=stopping) is None
+    pretrain(*paths(corpus), tmp_path / "cut", config)
+    assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
+
+
+def test_several_corpora_are_mixed_and_judged_each(corpus, tiny, tmp_path, digests):
+    tokens, tokenizer = paths(corpus)
+    config = config_of(tiny, mixture={"b": 3, "a": 1}, sampling="documents", val_every=10)
+    both = {"b": tokens, "a": tokens}
+    counts = pretrain(both, tokenizer, tmp_path / "whole", config)
+    facts = json.loads((tmp_path / "whole/training.json").read_text())
+    assert counts["tokens"] == 30 * 8 * 32 and facts["val_loss"] < 4.7
+    last = list(read_jsonl(tmp_path / "whole/curve.jsonl"))[-1]
+    assert last["val_loss/a"] == last["val_loss/b"] == pytest.approx(last["val_loss"])
+    assert set(facts["held_out_losses"]) == {"a", "b"}
+    assert facts["epochs"]["b"] == pytest.approx(3 * facts["epochs"]["a"], rel=1e-3)
+    stopping = partial(next, iter([False] * 17), True)
+    order = dict(sorted(both.items()))  # another order of the same
+    assert pretrain(order, tokenizer, tmp_path / "cut", config, stopping=stopping) is None
+    pretrain(both, tokenizer, tmp_path / "cut", config.but(workers=2))
+    for name in ("model.safetensors", "curve.jsonl"):
+        assert digests(tmp_path / "cut")[name] == digests(tmp_path / "whole")[name]
+    with pytest.raises(
+        ValueError, match=r"mixture weighs \['a', 'b'\], the tokens are \['tokens'\]"
+    ):
+        pretrain(tokens, tokenizer, tmp_path, config)
 
 
 def test_a_finished_run_is_not_run_again_unless_damaged(corpus, tiny, tmp_path, digests, caplog):
