@@ -17,12 +17,34 @@ from torch import Tensor
 from modules.model import bundle, checkpoint
 from modules.model.base import skeleton
 from modules.model.gpt import GPT, GPTConfig
-from modules.model.weights import TRANSPOSED, copy_vocabulary, counts, filled, public_shape
+from modules.model.weights import (
+    TRANSPOSED,
+    copy_vocabulary,
+    counts,
+    filled,
+    import_hf,
+    public_shape,
+)
 
 HPARAMS = {"n_vocab": "vocab_size", "n_ctx": "n_positions", "n_embd": "n_embd"}
 HPARAMS |= {"n_head": "n_head", "n_layer": "n_layer"}  # OpenAI's name -> ours
 LAST = {"w": ".weight", "g": ".weight", "b": ".bias", "wte": "wte.weight", "wpe": "wpe.weight"}
 DATA = "model.ckpt.data-00000-of-00001"
+
+
+def import_any(folder: Path, out: Path) -> dict[str, int]:
+    """Turn a folder of public weights into our checkpoint; what lies in it says whose they are.
+
+    Raises:
+        FileNotFoundError: none of the known files is there.
+        ValueError: see the three importers.
+    """
+    kinds = {"config.json": import_hf, "hparams.json": import_tensorflow}
+    kinds["params_shapes.json"] = import_openai
+    for name, importer in kinds.items():
+        if (folder / name).is_file():
+            return importer(folder, out)
+    raise FileNotFoundError(f"{folder} has no {', '.join(kinds)}: whose weights are these?")
 
 
 def import_openai(folder: Path, out: Path) -> dict[str, int]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from modules.model import bundle, checkpoint
-from modules.model.releases import import_tensorflow
+from modules.model.releases import import_any, import_tensorflow
 
 torch.set_num_threads(1)
 
@@ -136,3 +136,12 @@ def test_snappy(text):
 def test_snappy_that_claims_too_much_is_refused():
     with pytest.raises(ValueError, match="too large"):
         bundle.unsnap(b"\xff\xff\xff\xff\x0f")
+
+
+def test_the_files_of_a_folder_say_whose_they_are(tmp_path):
+    assert import_any(REAL, tmp_path / "ours") == import_tensorflow(REAL, tmp_path / "same")
+    assert (tmp_path / "ours/model.safetensors").read_bytes() == (
+        tmp_path / "same/model.safetensors"
+    ).read_bytes()
+    with pytest.raises(FileNotFoundError, match=r"hparams\.json"):
+        import_any(tmp_path, tmp_path / "none")
