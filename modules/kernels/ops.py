@@ -86,6 +86,13 @@ def multiplies(matrices: list[Tensor], dtype: torch.dtype) -> bool:
     return dtype == torch.bfloat16 and fitting and library() is not None
 
 
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x W' (M, N) of x (M, K) bfloat16 and a float32 weight (N, K)."""
+    y = _bf16(len(x), len(weight))
+    _call("linear", x, weight, torch.zeros(len(weight)), y, len(x), *weight.shape)
+    return y
+
+
 def orthogonal(updates: list[Tensor], abc: tuple[float, float, float], steps: int) -> list[Tensor]:
     """Return Newton-Schulz's x <- a x + (b x x' + c (x x')^2) x of float32 matrices, for Muon."""
     out = [torch.empty_like(update) for update in updates]
