@@ -66,6 +66,13 @@ def _figure(width: float = 7.0, height: float = 3.6) -> tuple[Any, Any]:
     return figure, axes
 
 
+def in_prefixes() -> Any:
+    """Return an axis's formatter for large numbers: 20 k, 3 M."""
+    from matplotlib.ticker import EngFormatter
+
+    return EngFormatter()
+
+
 def png_of(figure: Any) -> bytes:
     """Return a figure as PNG, and close it."""
     from matplotlib import pyplot as plt

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flows.charts import ACCENT, INK, PALE, png_of, subplots
+from flows.charts import ACCENT, INK, PALE, in_prefixes, png_of, subplots
 
 Rows = Sequence[Mapping[str, Any]]
 GAP = 600.0  # seconds without an event: nothing was trained meanwhile
@@ -23,15 +23,19 @@ def learning_curve(
         skipped: steps that were not applied, drawn as marks.
     """
     timed = list(with_hours(events))
+    short = bool(timed) and timed[-1]["hours"] < 1
+    clock = "minutes" if short else "hours"
     figure, axes = subplots(3 if timed else 1, 2 if timed else 1)
     _loss(axes[0], curve, "tokens", "tokens read", floors)
     _mark(axes[0], curve, skipped)
     if timed:
-        _loss(axes[1], timed, "hours", "hours of training", floors)
+        _loss(axes[1], timed, clock, f"{clock} of training", floors)
+        axes[1].get_legend().remove()
         _line(axes[2], timed, "step", "lr", "learning rate")
         _line(axes[3], timed, "step", "grad_norm", "gradient norm, before clipping", log=True)
-        _line(axes[4], timed, "hours", "tokens_per_second", "tokens a second")
-        _line(axes[5], timed, "hours", "mfu", "MFU, % of the measured ceiling", scale=100)
+        axes[4].yaxis.set_major_formatter(in_prefixes())
+        _line(axes[4], timed, clock, "tokens_per_second", "tokens a second")
+        _line(axes[5], timed, clock, "mfu", "MFU, % of the measured ceiling", scale=100)
         for place in (2, 3):
             for step in skipped:
                 axes[place].axvline(step, color=ACCENT, linewidth=0.8)
@@ -55,7 +59,7 @@ def with_hours(events: Rows) -> Iterator[dict[str, Any]]:
             clock = kept[-1]["hours"] if kept else 0.0
         clock += max(0.0, event["time"] - before) / 3600
         before = event["time"]
-        kept.append({**event, "hours": clock})
+        kept.append({**event, "hours": clock, "minutes": 60 * clock})
     yield from kept
 
 
@@ -78,6 +82,8 @@ def _loss(axes: Any, rows: Rows, x: str, label: str, floors: Mapping[str, float]
             fontsize=8,
         )
     axes.set(xlabel=label, ylabel="loss, nats a token")
+    if x == "tokens":
+        axes.xaxis.set_major_formatter(in_prefixes())
     axes.legend(frameon=False, fontsize=8)
 
 
@@ -91,7 +97,7 @@ def _line(
         axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes, color=PALE)
     if log and points:
         axes.set_yscale("log")
-    axes.set(xlabel={"step": "optimizer step", "hours": "hours of training"}[x], ylabel=label)
+    axes.set(xlabel="optimizer step" if x == "step" else f"{x} of training", ylabel=label)
 
 
 def _mark(axes: Any, curve: Rows, skipped: Sequence[int]) -> None:

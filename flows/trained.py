@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from math import exp
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from flows.charts import bars
@@ -15,6 +16,7 @@ from modules.files import read_jsonl
 from modules.training.events import read_events
 from registry.artifacts import Artifact
 
+LINE = 88  # characters of a text; Prefect's pages do not wrap
 PROMPTS = ("The people of the United States", "And the LORD said unto", "This module defines")
 
 
@@ -72,7 +74,7 @@ def language_model(
         ["model", "nats a token", "perplexity a token"],
         [[name, f"{nats:.3f}", f"{exp(nats):.1f}"] for name, nats in rows],
         f"{facts['steps']:,} steps, {facts['tokens']:,} tokens read; the corpus has "
-        f"{tokens.counts.get('train_tokens', tokens.counts.get('tokens', 0)):,} training tokens.",
+        f"{tokens.counts.get('train.tokens', 0):,} training tokens.",
     )
 
 
@@ -114,7 +116,7 @@ def domain_metrics(facts: Mapping[str, Any]) -> dict[str, float]:
 def what_it_writes(checkpoint: Artifact) -> Quotes:
     """Show how the model goes on from a few beginnings."""
     pairs = samples(checkpoint.path)
-    return Quotes("What it writes", [Quote([prompt], text) for prompt, text in pairs])
+    return Quotes("What it writes", [Quote([prompt], fill(text, LINE)) for prompt, text in pairs])
 
 
 def samples(checkpoint: Path, tokens: int = 60) -> list[tuple[str, str]]:

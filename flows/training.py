@@ -100,6 +100,6 @@ def note(event: Mapping[str, Any]) -> str:
         words.append(f"{rate / 1000:.1f}k tokens/s")
     if mfu := event.get("mfu"):
         words.append(f"MFU {mfu:.0%}")
-    if (eta := event.get("eta")) is not None:
+    if eta := event.get("eta"):
         words.append(f"{duration(eta)} left")
     return ", ".join(words)

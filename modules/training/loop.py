@@ -34,7 +34,6 @@ from modules.training.step import Training
 log = logging.getLogger(__name__)
 
 FACTS = "training.json"  # written last
-RANKS = ("devices", "nodes", "strategy", "restarts")  # they change the last bits at most
 LONG = 20.0  # seconds: runs that last longer measure the device's ceiling once, 0.3 s
 Emit = Callable[[dict[str, Any]], None]
 
@@ -119,8 +118,8 @@ class Between(L.Callback):
             self._clock.clear()  # the first step warms up and says nothing about the rate
             self._warm = True
             if self.flops and (module.total - module.done) * seconds > LONG:
-                kind, ranks = module.device.type, module.trainer.world_size
-                self._ceiling = ceiling(kind, module.product_dtype) * ranks
+                kind, n = module.device.type, module.trainer.world_size
+                self._ceiling = ceiling(kind, module.product_dtype) * n
                 now = time.monotonic()
         self._clock.append((now, module.done))
         event = {
@@ -198,9 +197,8 @@ def run(
 
 
 def fingerprint(config: TrainingConfig, *inputs: str) -> str:
-    """Return a hash of the config and the inputs' hashes, without what cannot change the result."""
-    free = {"checkpoint_every", "keep_checkpoints", "workers", "threads", "recompute", *RANKS}
-    parts = [config.model_dump_json(exclude=free), *inputs]
+    """Return a hash of what the result follows from: config and inputs' hashes."""
+    parts = [json.dumps(config.decisive(), sort_keys=True), *inputs]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
