@@ -123,11 +123,10 @@ def test_ranks_weigh_rows_that_are_not_full(ranks, corpus, tiny, tmp_path):
     np.testing.assert_allclose(curve(tmp_path / "4"), curve(tmp_path / "1"), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_muon_sees_whole_matrices(strategy, ranks, corpus, tiny, tmp_path):
+def test_muon_sees_whole_matrices(ranks, corpus, tiny, tmp_path):
     optim = {"lr": 1e-2, "optimizer": "muon"}
     for n in (1, 2):
-        changes = {"optim": optim, "devices": n, "strategy": strategy}
+        changes = {"optim": optim, "devices": n, "strategy": "fsdp"}
         assert not any(ranks.run(job(corpus, still(tiny), tmp_path / f"{n}", **changes)))
     np.testing.assert_allclose(curve(tmp_path / "2"), curve(tmp_path / "1"), rtol=0, atol=1e-9)
 
@@ -159,7 +158,7 @@ def rows_read(folder: Path) -> list[list[Any]]:
     return [parts[number] for number in sorted(parts)]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_stopped_ranks_end_with_the_same_bytes(strategy, ranks, corpus, tiny, tmp_path, digests):
     """With dropout; four ranks, so that the order of a sum over ranks would show."""
     changes = {"devices": 4, "strategy": strategy, "precision": "32-true", "snapshots": (5,)}
@@ -200,6 +199,7 @@ def test_a_bad_loss_in_one_rank_is_skipped_by_all(strategy, ranks, corpus, tiny,
     assert all(t.isfinite().all() for t in weights(tmp_path / "out").values())
 
 
+@pytest.mark.slow
 def test_lstm_is_sharded_too(ranks, corpus, tmp_path):
     model = LSTMConfig(vocab_size=280, n_positions=32, n_embd=16, n_units=24)
     for n in (1, 2):
