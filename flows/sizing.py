@@ -97,7 +97,7 @@ def memory_table(config: PretrainConfig) -> Shown:
     """Show what a step's tensors take by precision and micro-batch."""
     from modules.training.plan import PRECISIONS, memory
 
-    own = config.batch_size // config.devices
+    own = config.batch_size // config.ranks
     rows = []
     for precision in PRECISIONS:
         for batch in sorted({max(1, own // 4), max(1, own // 2), own, 2 * own}):

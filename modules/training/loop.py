@@ -10,9 +10,7 @@ import logging
 import os
 import shutil
 import signal
-import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -25,15 +23,16 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from modules.files import sha256, write_json
 from modules.model.checkpoint import WEIGHTS
+from modules.training import ranks
 from modules.training import state as states
-from modules.training.ceiling import ceiling
 from modules.training.config import TrainingConfig
+from modules.training.meter import Meter
 from modules.training.step import Training
 
 log = logging.getLogger(__name__)
 
 FACTS = "training.json"  # written last
-LONG = 20.0  # seconds: runs that last longer measure the device's ceiling once, 0.3 s
+RANKS = ("devices", "nodes", "strategy", "restarts")  # they change the last bits at most
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -51,23 +50,14 @@ class Between(L.Callback):
     """After each step: the loss curve, validation, checkpoints, events, and stopping on request."""
 
     def __init__(
-        self,
-        config: TrainingConfig,
-        safety: Safety,
-        *,
-        val_every: int,
-        tokens: Callable[[int], int],
-        flops: Callable[[int], int] | None,
+        self, config: TrainingConfig, safety: Safety, meter: Meter, *, val_every: int
     ) -> None:
-        self.config, self.safety, self.val_every, self.tokens = config, safety, val_every, tokens
-        self.flops, self._ceiling = flops, 0.0
+        self.config, self.safety, self.meter, self.val_every = config, safety, meter, val_every
         self.interrupted = False
-        self._warm = False
-        self._clock: deque[tuple[float, int]] = deque(maxlen=30)  # (time, step) of late events
 
     def on_train_start(self, trainer: L.Trainer, module: Training) -> None:  # type: ignore[override]
         """Start the clock, and take SIGTERM back from Lightning (it would exit with 0)."""
-        self._clock.append((time.monotonic(), module.done))
+        self.meter.start(module.done)
         handler = getattr(self.safety.stopping, "handler", None)
         if handler is not None:
             signal.signal(signal.SIGTERM, handler)
@@ -80,11 +70,11 @@ class Between(L.Callback):
         validation: dict[str, float] = {}
         if last or (self.val_every and module.done % self.val_every == 0):
             validation = module.validate()
+            ranks.reshard(module.model)
         if last or validation or module.done % self.config.log_every == 0:
             self._add_row(module, validation)
         self._tell(module, validation, last)
-        if trainer.is_global_zero:
-            module.keep()
+        module.keep()
         stop = self._agreed_to_stop(trainer)
         if stop or module.done % self.config.checkpoint_every == 0:
             self.save(trainer, module)
@@ -92,48 +82,31 @@ class Between(L.Callback):
             self.interrupted = trainer.should_stop = True
 
     def save(self, trainer: L.Trainer, module: Training) -> None:
-        """Write a checkpoint from the first process; the others wait."""
+        """Write a checkpoint from the first process; the others give their parts and wait."""
+        saved = module.saved(self.safety.fingerprint)
         if trainer.is_global_zero:
-            saved = module.saved(self.safety.fingerprint)
             states.save(self.safety.folder, module.done, saved, keep=self.config.keep_checkpoints)
         trainer.strategy.barrier()
 
     def _add_row(self, module: Training, validation: dict[str, float]) -> None:
         row: dict[str, Any] = {"step": module.done, "lr": module.lr, **validation}
-        row["tokens"] = self.tokens(module.done)
+        row["tokens"] = self.meter.tokens(module.done)
         if module.recent:
             row["loss"] = sum(module.recent) / len(module.recent)
         module.curve.append(row)
         module.recent = []
 
     def _tell(self, module: Training, validation: dict[str, float], last: bool) -> None:
-        now = time.monotonic()
-        first = not self._warm
-        if not (validation or last or first or now - self._clock[-1][0] >= 1.0):
+        if not (validation or last or self.meter.due):
             return
-        seconds, steps = now - self._clock[0][0], module.done - self._clock[0][1]
-        tokens = self.tokens(module.done) - self.tokens(module.done - steps)
-        if first:
-            self._clock.clear()  # the first step warms up and says nothing about the rate
-            self._warm = True
-            if self.flops and (module.total - module.done) * seconds > LONG:
-                kind, ranks = module.device.type, module.trainer.world_size
-                self._ceiling = ceiling(kind, module.product_dtype) * ranks
-                now = time.monotonic()
-        self._clock.append((now, module.done))
         event = {
             "step": module.done,
             "of": module.total,
             "lr": module.lr,
-            "tokens": self.tokens(module.done),
-            "tokens_per_second": round(tokens / seconds, 1),
-            "eta": round((module.total - module.done) * seconds / steps, 1),
             "skipped": len(module.skipped),
+            **self.meter.read(module),
             **validation,
         }
-        if self._ceiling and self.flops:
-            rate = event["tokens_per_second"] * self.flops(module.done - 1)
-            event["mfu"] = round(rate / self._ceiling, 4)
         if module.loss is not None:  # numbers of the last step that was applied
             event |= {"loss": module.loss, "grad_norm": module.norm}
         self.safety.emit(event)
@@ -164,16 +137,19 @@ def run(
     """
     module.max_bad_steps = config.max_bad_steps
     low = config.real_precision == "bf16-mixed"
-    module.product_dtype = torch.bfloat16 if low else torch.float32
+    module.product_dtype = torch.bfloat16 if low else config.weight_dtype
     if module.done == module.total:
         return True
-    between = Between(config, safety, val_every=val_every, tokens=tokens, flops=flops)
+    if config.recompute:
+        ranks.recompute(module.model)
+    between = Between(config, safety, Meter(tokens, flops), val_every=val_every)
     with _quiet(), reproducible(config.device_kind):
         trainer = L.Trainer(
             accelerator="gpu" if config.device_kind == "cuda" else "cpu",
             devices=config.devices,
-            strategy="ddp" if config.devices > 1 else "auto",
-            precision=config.real_precision,  # type: ignore[arg-type]
+            num_nodes=config.nodes,
+            strategy=ranks.strategy(config),
+            precision="bf16-mixed" if low else "32-true",  # 64-true: the weights are so already
             max_epochs=1,  # the loader ends by itself; epochs are ours to count
             callbacks=[between],
             logger=False,
@@ -194,7 +170,7 @@ def run(
 
 def fingerprint(config: TrainingConfig, *inputs: str) -> str:
     """Return a hash of the config and the inputs' hashes, without what cannot change the result."""
-    free = {"checkpoint_every", "keep_checkpoints", "workers", "threads"}
+    free = {"checkpoint_every", "keep_checkpoints", "workers", "threads", "recompute", *RANKS}
     parts = [config.model_dump_json(exclude=free), *inputs]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -234,8 +210,8 @@ def _remove(folder: Path) -> None:
 def prepare(config: TrainingConfig, safety: Safety) -> states.State | None:
     """Set threads and seed before anything is built; return the state to go on from, if any.
 
-    A resumed run keeps its first thread count unless the config names one: the count decides the
-    last bits of every product.
+    A run resumed on as many ranks keeps its first thread count unless the config names one: the
+    count decides the last bits of every product.
 
     Raises:
         ValueError: the checkpoint belongs to another config or other inputs.
@@ -250,7 +226,9 @@ def prepare(config: TrainingConfig, safety: Safety) -> states.State | None:
         )
     threads = config.threads or max(1, (os.cpu_count() or 1) // config.devices)
     if saved is not None:
-        threads = config.threads or saved.values["environment"]["threads"]
+        before = saved.values["environment"]
+        if before.get("ranks") == ranks.layout(config):
+            threads = config.threads or before["threads"]
         log.info("resuming after step %d", saved.values["step"])
     if config.compile:  # the shared cache would keep what a killed compiler left half done
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(safety.folder / f"compiled-{os.getpid()}")

@@ -21,7 +21,7 @@ from modules.evaluation.config import Precision
 from modules.files import Progress, silent, write_json, write_jsonl
 from modules.model import checkpoint
 from modules.model.base import Decoder
-from modules.training import loop
+from modules.training import loop, ranks
 from modules.training.config import PretrainConfig
 from modules.training.corpora import Corpora, HeldOut, identities, named
 from modules.training.domains import domain_scores
@@ -42,6 +42,7 @@ class PretrainModule(Training):
     """Next-token prediction on windows of the corpus."""
 
     model: Decoder
+    config: PretrainConfig
     plain_loss = True
 
     def __init__(self, model: Decoder, config: PretrainConfig, val: HeldOut, *, total: int) -> None:
@@ -54,8 +55,12 @@ class PretrainModule(Training):
 
     def micro_loss(self, batch: Tensor) -> Tensor:
         """Return this micro-batch's share of the nats per token; windows (B, T + 1)."""
+        inputs, targets = inputs_and_targets(batch)
         share = 1 / self.config.micro_batches(self.done)
-        return self.model.lm_loss(*inputs_and_targets(batch), share=share)
+        if self.config.ranks > 1 and self.config.sampling == "documents":  # some are not full
+            scored = (targets >= 0).sum()
+            share *= float(scored / ranks.mean(self.trainer.strategy, scored))
+        return self.model.lm_loss(inputs, targets, share=share)
 
     def keep(self) -> None:
         """Write a snapshot where the config asks for one."""
@@ -145,7 +150,7 @@ def pretrain(
     saved = loop.prepare(config, safety)
     corpora = Corpora(paths, config)
     total = config.total_steps(corpora.rows.per_epoch)
-    model = checkpoint.build(config.model)
+    model = checkpoint.build(config.model).to(config.weight_dtype)
     rescale(model, config.optim)
     module = PretrainModule(model, config, corpora.held_out(config.val_windows), total=total)
     module.keep_at = lambda step: snapshot(module, tokenizer, out / f"snapshots/{step:08d}")
@@ -162,7 +167,8 @@ def pretrain(
         "tokens": config.tokens_before(total),
         "parameters": config.model.n_params,
     }
-    if module.global_rank == 0:
+    module.model = ranks.whole_model(module.model)
+    if ranks.is_first():
         module.to(config.device_kind)  # Lightning has taken it back to the CPU
         module.val = corpora.held_out(WHOLE_SPLIT, last=True)
         whole = module.validate()
@@ -199,16 +205,20 @@ def domains(
 
 def write_checkpoint(module: PretrainModule, tokenizer: Path, out: Path) -> None:
     """Write a checkpoint/ directory's config, weights, tokenizer and loss curve."""
+    model = ranks.whole_model(module.model)
+    if not ranks.is_first():
+        return
     out.mkdir(parents=True, exist_ok=True)
     bpe.load(tokenizer).save(out / "tokenizer")
     write_jsonl(out / "curve.jsonl", module.curve)
-    checkpoint.save(module.model, out)
+    checkpoint.save(model, out)
 
 
 def snapshot(module: PretrainModule, tokenizer: Path, out: Path) -> None:
-    """Write the checkpoint/ directory of a step on the way."""
+    """Write the checkpoint/ directory of a step on the way (all ranks call it)."""
     write_checkpoint(module, tokenizer, out)
-    write_json(out / loop.FACTS, training_facts(module))
+    if ranks.is_first():
+        write_json(out / loop.FACTS, training_facts(module))
 
 
 def training_facts(module: PretrainModule) -> dict[str, Any]:
@@ -226,7 +236,7 @@ def training_facts(module: PretrainModule) -> dict[str, Any]:
         "precision": config.real_precision,
         "skipped_steps": module.skipped,
         "exact": module.exact,
-        "environment": environment(),
+        "environment": environment(config),
     }
 
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import Tensor, nn
 
 from modules.kernels.ops import in_place_gradients
+from modules.training import ranks
 from modules.training import state as states
-from modules.training.config import OptimConfig
+from modules.training.config import OptimConfig, TrainingConfig
 from modules.training.optim import (
     build_optimizers,
     learning_rate,
@@ -36,6 +37,7 @@ LIBRARIES = ("torch", "lightning", "safetensors", "numpy")
 class Training(L.LightningModule):
     """A model with its optimizers; children say what the loss of a micro-batch is."""
 
+    config: TrainingConfig
     plain_loss = False  # True: the language-model loss as it is, so that kernels may go further
 
     def __init__(self, model: nn.Module, optim: OptimConfig, *, total: int, seed: int) -> None:
@@ -68,6 +70,12 @@ class Training(L.LightningModule):
     def keep(self) -> None:
         """Put aside what the run should keep of this step (called before it is saved)."""
 
+    def configure_model(self) -> None:
+        """Shard the model where the strategy says so (Lightning's hook)."""
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            assert self.device_mesh is not None
+            ranks.shard(self.model, self.device_mesh["data_parallel"])
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Build the optimizers (Lightning's hook)."""
         self.raw_optimizers = build_optimizers(self.model, self.optim, dtype=self.product_dtype)
@@ -83,10 +91,10 @@ class Training(L.LightningModule):
             with self._no_sync(i + 1 < len(micro_batches)), in_place_gradients(in_place):
                 loss = self.micro_loss(batch)
                 self.manual_backward(loss)
-            total += loss.detach()
+            total = total + loss.detach()  # in the type of the loss
         mean = float(self.trainer.strategy.reduce(total, reduce_op="mean"))
         limit = self.optim.grad_clip or math.inf
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        norm = float(ranks.whole(nn.utils.clip_grad_norm_(self.model.parameters(), limit)))
         self.lr = learning_rate(self.done, self.total, self.optim)
         if math.isfinite(mean) and math.isfinite(norm):
             set_learning_rate(self.raw_optimizers, self.lr)
@@ -125,8 +133,8 @@ class Training(L.LightningModule):
     def saved(self, fingerprint: str) -> states.State:
         """Return everything that resuming needs, as of this step boundary."""
         tensors = {
-            "weights": weights_of(self.model),
-            "optimizer": optimizer_tensors(self.model, self.raw_optimizers),
+            "weights": ranks.gathered(weights_of(self.model)),
+            "optimizer": ranks.gathered(optimizer_tensors(self.model, self.raw_optimizers)),
             "rng": {"torch": torch.get_rng_state()},  # masks are re-seeded per micro-batch anyway
         }
         if self.best_weights:
@@ -139,7 +147,7 @@ class Training(L.LightningModule):
             "best": self.best,
             "exact": self.exact,
             "fingerprint": fingerprint,
-            "environment": environment(),
+            "environment": environment(self.config),
         }
         return states.State({k: v for k, v in tensors.items() if v}, values)
 
@@ -149,11 +157,12 @@ class Training(L.LightningModule):
         values = saved.values
         self.done, self.skipped, self.curve = values["step"], values["skipped"], values["curve"]
         self.recent, self.best, self.exact = values["recent"], values["best"], values["exact"]
-        if values["environment"] != environment():
+        now = environment(self.config)
+        if values["environment"] != now:
             self.exact = False
             log.warning(
                 "resuming under %s, the checkpoint was made under %s: the last bits may differ",
-                environment(),
+                now,
                 values["environment"],
             )
         put_weights(self.model, saved.tensors["weights"])
@@ -163,6 +172,7 @@ class Training(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Put the optimizer's state back, now that the weights are where they train."""
+        ranks.check_together(self.trainer.strategy, self.done)
         restore_optimizers(self.model, self.raw_optimizers, self._saved_optimizer)
         self._saved_optimizer = {}
 
@@ -173,7 +183,8 @@ def rank_of(trainer: L.Trainer | None) -> tuple[int, int]:
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the model's parameters by name, each once."""
+    """Return the model's parameters by name, each once (sharded ones as their shards)."""
+    ranks.reshard(model)
     return {name: p.detach() for name, p in model.named_parameters()}
 
 
@@ -191,8 +202,9 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
         own[name].copy_(value)
 
 
-def environment() -> dict[str, Any]:
-    """Return what the last bits depend on: library versions, threads and device."""
+def environment(config: TrainingConfig) -> dict[str, Any]:
+    """Return what the last bits depend on: library versions, threads, device and ranks."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     versions = {name: version(name) for name in LIBRARIES}
-    return {"versions": versions, "threads": torch.get_num_threads(), "device": device}
+    threads, layout = torch.get_num_threads(), ranks.layout(config)
+    return {"versions": versions, "threads": threads, "device": device, "ranks": layout}

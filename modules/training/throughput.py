@@ -142,7 +142,8 @@ def measure(
 def ceiling_of(config: PretrainConfig) -> float:
     """Return the ceiling of all devices a config trains on, in its precision."""
     low = config.real_precision == "bf16-mixed"
-    return ceiling(config.device_kind, torch.bfloat16 if low else torch.float32) * config.devices
+    dtype = torch.bfloat16 if low else config.weight_dtype
+    return ceiling(config.device_kind, dtype) * config.ranks
 
 
 def excerpt(config: PretrainConfig, seconds: float, ceiling: float) -> PretrainConfig:
@@ -152,8 +153,8 @@ def excerpt(config: PretrainConfig, seconds: float, ceiling: float) -> PretrainC
     """
     flops = flops_per_token(config.model, config.window).total * config.window
     row = flops / ceiling / LIKELY_MFU  # seconds
-    fit = int(seconds / FEWEST / row) // config.devices * config.devices
-    rows = min(config.batch_size, max(config.devices, fit))
+    fit = int(seconds / FEWEST / row) // config.ranks * config.ranks
+    rows = min(config.batch_size, max(config.ranks, fit))
     return config.but(
         batch_size=rows,
         accumulate=1,
