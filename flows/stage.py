@@ -219,7 +219,7 @@ class Stage:
     ) -> Artifact:
         values = config.model_dump(mode="json")
         parts = {role: x if isinstance(x, str) else x.fingerprint for role, x in inputs.items()}
-        fingerprint = artifacts.fingerprint(kind, values, parts, version)
+        fingerprint = artifacts.fingerprint(kind, config.decisive(), parts, version)
         found = artifacts.find(self.workspace, kind, fingerprint)
         if found is None:
             with artifacts.workdir(self.workspace, kind, name, fingerprint, wait=True) as work:

@@ -32,7 +32,6 @@ from modules.training.step import Training
 log = logging.getLogger(__name__)
 
 FACTS = "training.json"  # written last
-RANKS = ("devices", "nodes", "strategy", "restarts")  # they change the last bits at most
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -169,9 +168,8 @@ def run(
 
 
 def fingerprint(config: TrainingConfig, *inputs: str) -> str:
-    """Return a hash of the config and the inputs' hashes, without what cannot change the result."""
-    free = {"checkpoint_every", "keep_checkpoints", "workers", "threads", "recompute", *RANKS}
-    parts = [config.model_dump_json(exclude=free), *inputs]
+    """Return a hash of what the result follows from: config and inputs' hashes."""
+    parts = [json.dumps(config.decisive(), sort_keys=True), *inputs]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
