@@ -93,7 +93,14 @@ class TrainingConfig(Config):
     checkpoint_every: int = Field(200, ge=1)
     """Optimizer steps between training-state checkpoints."""
     keep_checkpoints: int = Field(3, ge=1)
-    """Training-state checkpoints that stay while training."""
+    """Training-state checkpoints that stay while training, beside the one with the best val_loss
+    among those saved at a step that was also validated."""
+    background_saves: bool = True
+    """Write checkpoints while training goes on: no step waits for hashes and the disk. Costs a copy
+    of weights and optimizer in main memory while writing; off where that is scarce."""
+    replay_every: int = Field(0, ge=0)
+    """Compute every so many steps' gradients twice and compare them bit for bit, to find silently
+    wrong hardware and kernels that are not deterministic; 0: never."""
     log_every: int = Field(10, ge=1)
     """Steps per row of the loss curve (each is the mean over its steps)."""
     max_bad_steps: int = Field(5, ge=1)

@@ -7,6 +7,7 @@ loss curve, validation, checkpoints, events, and stopping on request (DESIGN.md,
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -28,6 +29,7 @@ from modules.model.checkpoint import WEIGHTS
 from modules.training import state as states
 from modules.training.config import TrainingConfig
 from modules.training.step import Training
+from modules.training.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +57,10 @@ class Between(L.Callback):
         *,
         val_every: int,
         tokens: Callable[[int], int],
+        writer: Writer,
     ) -> None:
         self.config, self.safety, self.val_every, self.tokens = config, safety, val_every, tokens
+        self.writer = writer
         self.interrupted = False
         self._warm = False
         self._clock: deque[tuple[float, int]] = deque(maxlen=30)  # (time, step) of late events
@@ -72,10 +76,11 @@ class Between(L.Callback):
         self, trainer: L.Trainer, module: Training, outputs: Any, batch: Any, index: int
     ) -> None:
         """Note the step; validate, save and stop when it is time."""
+        self.writer.check()
         last = module.done == module.total
         validation: dict[str, float] = {}
         if last or (self.val_every and module.done % self.val_every == 0):
-            validation = module.validate()
+            validation = finite(module.validate(), module.done)
         if last or validation or module.done % self.config.log_every == 0:
             self._add_row(module, validation)
         self._tell(module, validation, last)
@@ -88,10 +93,10 @@ class Between(L.Callback):
             self.interrupted = trainer.should_stop = True
 
     def save(self, trainer: L.Trainer, module: Training) -> None:
-        """Write a checkpoint from the first process; the others wait."""
+        """Write a checkpoint from the first process; the others wait until it is copied."""
         if trainer.is_global_zero:
             saved = module.saved(self.safety.fingerprint)
-            states.save(self.safety.folder, module.done, saved, keep=self.config.keep_checkpoints)
+            self.writer.save(module.done, saved, spare={module.best.get("step", 0)})
         trainer.strategy.barrier()
 
     def _add_row(self, module: Training, validation: dict[str, float]) -> None:
@@ -149,13 +154,18 @@ def run(
         module: restored already, if there was something to restore.
         tokens: tokens read in all steps before one.
     """
-    module.max_bad_steps = config.max_bad_steps
+    module.max_bad_steps, module.replay_every = config.max_bad_steps, config.replay_every
     low = config.real_precision == "bf16-mixed"
     module.product_dtype = torch.bfloat16 if low else torch.float32
     if module.done == module.total:
         return True
-    between = Between(config, safety, val_every=val_every, tokens=tokens)
-    with _quiet(), reproducible(config.device_kind):
+    keep, background = config.keep_checkpoints, config.background_saves
+    with (
+        Writer(safety.folder, keep=keep, background=background) as writer,
+        _quiet(),
+        reproducible(config.device_kind),
+    ):
+        between = Between(config, safety, val_every=val_every, tokens=tokens, writer=writer)
         trainer = L.Trainer(
             accelerator="gpu" if config.device_kind == "cuda" else "cpu",
             devices=config.devices,
@@ -181,7 +191,8 @@ def run(
 
 def fingerprint(config: TrainingConfig, *inputs: str) -> str:
     """Return a hash of the config and the inputs' hashes, without what cannot change the result."""
-    free = {"checkpoint_every", "keep_checkpoints", "workers", "threads"}
+    free = {"checkpoint_every", "keep_checkpoints", "background_saves", "replay_every"}
+    free |= {"workers", "threads"}
     parts = [config.model_dump_json(exclude=free), *inputs]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -211,6 +222,20 @@ def finish(out: Path, facts: dict[str, Any], counts: dict[str, int], safety: Saf
     seal = {"fingerprint": safety.fingerprint, "weights_sha256": sha256(out / WEIGHTS)}
     write_json(out / FACTS, {**facts, **seal, "counts": counts})
     _remove(safety.folder)
+
+
+def finite(validation: dict[str, float], step: int) -> dict[str, float]:
+    """Return validation numbers that may be written down.
+
+    Raises:
+        FloatingPointError: one is not finite, so the weights are not good any more.
+    """
+    if bad := [f"{name} {x}" for name, x in validation.items() if not math.isfinite(x)]:
+        raise FloatingPointError(
+            f"{', '.join(bad)} after step {step}: not written down; the checkpoints before it are "
+            "good: run it again to go on from there, with a lower optim.lr if it comes back"
+        )
+    return validation
 
 
 def _remove(folder: Path) -> None:

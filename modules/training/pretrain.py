@@ -5,6 +5,7 @@ this process. Start it through modules.training.fit to have it in a process of i
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from modules.training.config import PretrainConfig
 from modules.training.corpora import Corpora, HeldOut, identities, named
 from modules.training.loop import Emit, Safety
 from modules.training.order import Steps, loader
-from modules.training.step import Training, environment, rank_of
+from modules.training.state import check_finite
+from modules.training.step import Training, environment, rank_of, weights_of
 from modules.training.transfer import rescale
 from modules.training.windows import Rows, cut, inputs_and_targets
 
@@ -55,9 +57,15 @@ class PretrainModule(Training):
         return self.model.lm_loss(*inputs_and_targets(batch), share=share)
 
     def keep(self) -> None:
-        """Write a snapshot where the config asks for one."""
+        """Write a snapshot where the config asks for one; note the best checkpoint to be saved."""
         if self.done in self.config.snapshots:
             self.keep_at(self.done)
+        row = self.curve[-1] if self.curve and self.curve[-1]["step"] == self.done else {}
+        loss = row.get("val_loss", math.inf)
+        if self.done % self.config.checkpoint_every == 0 and loss < self.best.get(
+            "val_loss", math.inf
+        ):
+            self.best = {"step": self.done, "val_loss": loss}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -172,7 +180,12 @@ def pretrain(
 
 
 def write_checkpoint(module: PretrainModule, tokenizer: Path, out: Path) -> None:
-    """Write a checkpoint/ directory's config, weights, tokenizer and loss curve."""
+    """Write a checkpoint/ directory's config, weights, tokenizer and loss curve.
+
+    Raises:
+        FloatingPointError: the weights are not finite; nothing was written.
+    """
+    check_finite(weights_of(module.model), str(out))
     out.mkdir(parents=True, exist_ok=True)
     bpe.load(tokenizer).save(out / "tokenizer")
     write_jsonl(out / "curve.jsonl", module.curve)

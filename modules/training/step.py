@@ -27,6 +27,7 @@ from modules.training.optim import (
     set_learning_rate,
 )
 from modules.training.order import mix
+from modules.training.replay import compare
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Training(L.LightningModule):
         self.automatic_optimization = False
         self.model = model
         self.optim, self.total, self.seed = optim, total, seed
-        self.max_bad_steps = 5
+        self.max_bad_steps, self.replay_every = 5, 0
         self.product_dtype = torch.float32
         self.done = 0  # optimizer steps behind us, skipped ones included: the data position
         self.skipped: list[int] = []  # steps whose loss or gradient was not finite
@@ -75,16 +76,9 @@ class Training(L.LightningModule):
 
     def training_step(self, micro_batches: list[Any], index: int) -> None:
         """Do one optimizer step, or skip it when loss or gradient is not finite."""
-        total = torch.zeros((), device=self.device)
-        for i, batch in enumerate(micro_batches):
-            seed = mix(self.seed, self.done, i, self.global_rank)
-            torch.manual_seed(seed >> 1)  # the dropout masks
-            in_place = self.plain_loss and self.trainer.world_size == 1
-            with self._no_sync(i + 1 < len(micro_batches)), in_place_gradients(in_place):
-                loss = self.micro_loss(batch)
-                self.manual_backward(loss)
-            total += loss.detach()
-        mean = float(self.trainer.strategy.reduce(total, reduce_op="mean"))
+        mean = self._accumulate(micro_batches)
+        if self.replay_every and self.done % self.replay_every == 0:
+            self._replay(micro_batches, mean)
         limit = self.optim.grad_clip or math.inf
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
         self.lr = learning_rate(self.done, self.total, self.optim)
@@ -99,6 +93,27 @@ class Training(L.LightningModule):
         for optimizer in self.raw_optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.done += 1
+
+    def _accumulate(self, micro_batches: list[Any]) -> float:
+        """Add the gradients of all micro-batches to `.grad`; return the mean loss of all ranks."""
+        total = torch.zeros((), device=self.device)
+        for i, batch in enumerate(micro_batches):
+            seed = mix(self.seed, self.done, i, self.global_rank)
+            torch.manual_seed(seed >> 1)  # the dropout masks
+            in_place = self.plain_loss and self.trainer.world_size == 1
+            with self._no_sync(i + 1 < len(micro_batches)), in_place_gradients(in_place):
+                loss = self.micro_loss(batch)
+                self.manual_backward(loss)
+            total += loss.detach()
+        return float(self.trainer.strategy.reduce(total, reduce_op="mean"))
+
+    def _replay(self, micro_batches: list[Any], loss: float) -> None:
+        """Compute loss and gradients again; they must be the same bits (replay.py)."""
+        first = gradients_of(self.model)
+        for optimizer in self.raw_optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        again = self._accumulate(micro_batches)
+        compare(self.done + 1, (loss, first), (again, gradients_of(self.model)))
 
     def _skip(self, loss: float, norm: float) -> None:
         """Leave the weights as they are; stop after too many such steps in a row (R16).
@@ -170,6 +185,11 @@ class Training(L.LightningModule):
 def rank_of(trainer: L.Trainer | None) -> tuple[int, int]:
     """Return this process's rank and the number of ranks."""
     return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+
+
+def gradients_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the gradients that are there, by parameter name."""
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
