@@ -1,10 +1,10 @@
 """Training-state checkpoints: whole, verified, or not there at all.
 
-step-00001200/ holds one .safetensors per group of tensors, state.json, and MANIFEST.json with the
-size and SHA-256 of each. It is written under another name, fsynced, renamed, read again and
-verified; only then older ones are removed. Resuming takes the newest one that verifies; a damaged
-one is renamed .corrupt and kept. No pickle (DESIGN.md, decision 5), and no number that is not
-finite: a state that holds one is refused before a byte is written.
+step-00001200/ holds one .safetensors per group of tensors, state.json, and MANIFEST.json with its
+own name and the size and SHA-256 of each. It is written under another name, fsynced, renamed, read
+again and verified; only then older ones are removed. Resuming takes the newest one that verifies; a
+damaged one is renamed .corrupt and kept. No pickle (DESIGN.md, decision 5), and no number that is
+not finite: a state that holds one is refused before a byte is written.
 """
 
 import errno
@@ -74,7 +74,7 @@ def save(
         remove_unfinished(folder)
         try:
             temporary.mkdir()
-            _write(temporary, state)
+            _write(temporary, state, final.name)
             if final.exists():  # the same step again after a resume: same bytes
                 _remove(final)
             temporary.rename(final)
@@ -82,9 +82,9 @@ def save(
             shutil.rmtree(temporary, ignore_errors=True)
         fsync_directory(folder)
         verify(final)
-        for old in _finished(folder)[:-keep]:
-            if _step(old) not in spare:
-                _remove(old)
+    for old in _finished(folder)[:-keep]:
+        if _step(old) not in spare:
+            _remove(old)
     return final
 
 
@@ -160,11 +160,13 @@ def verify(path: Path) -> list[str]:
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         files = {str(name): dict(entry) for name, entry in manifest["files"].items()}
-        declared = manifest["sha256"]
+        name, declared = manifest["name"], manifest["sha256"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedState(f"{path.name}: {MANIFEST} is not readable ({error})") from None
-    if declared != _digest(files):
+    if declared != _digest(name, files):
         raise DamagedState(f"{path.name}: {MANIFEST} does not match its own sha256")
+    if name != path.name:
+        raise DamagedState(f"{path.name}: {MANIFEST} is that of {name}")
     present = {file.name for file in path.iterdir()} - {MANIFEST}
     if present != set(files):
         raise DamagedState(f"{path.name}: has files {sorted(present)}, wants {sorted(files)}")
@@ -189,25 +191,24 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path.rename(path.with_name(f"{path.name}.tmp-old")))
 
 
-def _write(folder: Path, state: State) -> None:
-    for name, tensors in state.tensors.items():
+def _write(folder: Path, state: State, name: str) -> None:
+    for group, tensors in state.tensors.items():
         whole = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        safetensors.torch.save_file(whole, folder / f"{name}.safetensors")
+        safetensors.torch.save_file(whole, folder / f"{group}.safetensors")
     (folder / "state.json").write_text(json.dumps(state.values, sort_keys=True, allow_nan=False))
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.iterdir())
     }
-    (folder / MANIFEST).write_text(
-        json.dumps({"files": files, "sha256": _digest(files)}, indent=1, sort_keys=True)
-    )
+    manifest = {"name": name, "files": files, "sha256": _digest(name, files)}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
     for path in folder.iterdir():
         _fsync(path)
     fsync_directory(folder)
 
 
-def _digest(files: dict[str, dict[str, Any]]) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+def _digest(name: str, files: dict[str, dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps([name, files], sort_keys=True).encode()).hexdigest()
 
 
 def _finished(folder: Path) -> list[Path]:
