@@ -1,6 +1,6 @@
 """How soon textmill's recipe reaches the loss that nanoGPT has after its time, on one core each.
 
-    python -m bench.time_to_loss --nanogpt CHECKOUT --tokens DIRECTORY [--minutes 30] [--seeds 1 2 3]
+    python -m bench.time_to_loss --nanogpt CHECKOUT --tokens DIRECTORY [--minutes 30]
 
 Both train 6 layers of 384 features on the same tokens, 2,048 a step, contexts of 256, one thread.
 nanoGPT: its train.py's recipe (AdamW, cosine to a tenth, clipping; `--lr` is tuned on shorter runs)
@@ -26,6 +26,7 @@ def run(name: str, options: argparse.Namespace, minutes: float, lr: float, seed:
     variables = {"PYTHONPATH": os.pathsep.join(paths), "LD_PRELOAD": "libtcmalloc_minimal.so.4"}
     job = {"tokens": options.tokens, "seconds": minutes * 60, "seed": seed, "threads": 1}
     job |= {"lr": lr, "optim": {"lr": lr, **json.loads(options.optim)}}
+    job |= {"config": {"batch_size": 8, **json.loads(options.config)}}
     done = subprocess.run(
         [sys.executable, "-m", TRAINERS[name], json.dumps(job)],
         env={**os.environ, **variables},
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3, help="nanoGPT's")
     parser.add_argument("--muon-lr", type=float, default=1e-2)
     parser.add_argument("--optim", default="{}", help="further settings of textmill, JSON")
+    parser.add_argument("--config", default="{}", help="the same of its PretrainConfig")
     options = parser.parse_args()
     print("| trainer | seed | lr | CPU minutes | steps | tokens/s | held-out loss |")
     print("|---|---:|---:|---:|---:|---:|---:|")

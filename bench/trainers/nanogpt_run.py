@@ -9,7 +9,7 @@ from model import GPT, GPTConfig
 
 from bench.trainers import answer, job
 from modules.corpus.token_file import read_split
-from modules.training.pretrain import held_out
+from modules.training.windows import held_out
 
 settings = job()
 torch.manual_seed(settings["seed"])

@@ -16,6 +16,7 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from modules.kernels import ops
+from modules.kernels.linear import linear
 
 IGNORED = -100  # a target that is not scored
 CHUNK = 2**25  # logits held at once: 128 MiB in float32, 667 positions of GPT-2's vocabulary
@@ -68,7 +69,7 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (..., V) of features (..., C)."""
-        return F.linear(hidden, self.output_matrix)
+        return linear(hidden, self.output_matrix)
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
         """Return the embeddings (B, T, C) of tokens (B, T)."""
@@ -139,7 +140,7 @@ def token_losses(hidden: Tensor, matrix: Tensor, targets: Tensor) -> Tensor:
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         low = matrix.to(dtype)
         for part in _chunks(len(hidden), len(matrix)):
-            logits = F.linear(hidden[part].to(dtype), low).to(out.dtype)  # (n, V)
+            logits = linear(hidden[part].to(dtype), low).to(out.dtype)  # (n, V)
             out[part] = F.cross_entropy(logits, targets[part], reduction="none")
     return out
 
@@ -163,11 +164,11 @@ class _WeightedLoss(torch.autograd.Function):
             low = matrix.to(dtype)
             for part in _chunks(len(hidden), len(matrix)):
                 x, t = hidden[part].to(dtype), targets[part].unsqueeze(1)  # (n, C), (n, 1)
-                logits = F.linear(x, low).to(sums)  # (n, V)
+                logits = linear(x, low).to(sums)  # (n, V)
                 losses, grad = _softmax_loss(logits, t)
                 loss += losses @ weights[part]
                 grad = grad.mul_(relative[part]).to(dtype)  # (n, V)
-                grad_hidden[part] = grad @ low
+                grad_hidden[part] = linear(grad, low.t())
                 _add_product(grad_matrix, grad, x)
         ctx.save_for_backward(grad_hidden, grad_matrix, largest)
         return loss
@@ -192,10 +193,7 @@ def _softmax_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 def _add_product(total: Tensor, grad: Tensor, x: Tensor) -> None:
     """Add grad.T @ x to `total` (V, C)."""
-    if grad.dtype == total.dtype:
-        total.addmm_(grad.t(), x)
-    else:
-        total += grad.t() @ x
+    total += linear(grad.t(), x.t())
 
 
 def _chunks(n: int, vocab: int) -> list[slice]:

@@ -25,7 +25,7 @@ from modules.model.heads import HeadConfig, TaskModel
 from modules.model.lstm import LSTM, LSTMConfig
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-FLOATS = ("F32", "F16", "BF16")  # types of weights we read; all become float32
+FLOATS = ("F32", "F16", "BF16", "F64")  # types of weights we read; all become float32
 MAX_HEADER = 100 * 2**20  # bytes; safetensors' own limit
 
 

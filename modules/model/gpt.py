@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.kernels import ops
+from modules.kernels.linear import Linear
 from modules.model.base import Decoder, compute_dtype
 from modules.model.config import GPTConfig
 
@@ -128,8 +129,8 @@ class Attention(nn.Module):
         super().__init__()
         c = config.n_embd
         self.n_head, self.dropout = config.n_head, config.attn_dropout
-        self.c_attn = nn.Linear(c, 3 * c)
-        self.c_proj = nn.Linear(c, c)
+        self.c_attn = Linear(c, 3 * c)
+        self.c_proj = Linear(c, c)
         self.resid = nn.Dropout(config.resid_dropout)
 
     def forward(self, x: Tensor, layer: int, cache: Cache | None) -> Tensor:
@@ -149,8 +150,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.c_fc = Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = Linear(4 * config.n_embd, config.n_embd)
         self.resid = nn.Dropout(config.resid_dropout)
 
     def forward(self, x: Tensor) -> Tensor:

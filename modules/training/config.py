@@ -5,7 +5,7 @@ none). GPT-1's values (paper section 4.1, openai/finetune-transformer-lm) are GP
 GPT1_FINETUNE_OPTIM.
 """
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, PositiveFloat, model_validator
 
@@ -13,6 +13,9 @@ from modules.config import Config
 from modules.model.config import GPTConfig, LSTMConfig
 from modules.training import ramp
 from modules.training.ramp import Ramp
+
+if TYPE_CHECKING:
+    import torch
 
 
 class OptimConfig(Config):
@@ -73,17 +76,44 @@ GPT1_FINETUNE_OPTIM = OptimConfig(  # GPT-1 paper, section 4.1; betas from the r
 )
 
 
+class SpikeConfig(Config):
+    """Which losses are spikes, and what is done about them."""
+
+    mads: float = Field(9.0, ge=0)  # OLMo-core's SkipStepOptimizer: 6 sigma, 8.9 MADs of a normal
+    """A loss so many median absolute deviations above the median of the last losses is a spike, and
+    recorded; 0: none is."""
+    window: int = Field(128, ge=2)  # OLMo-core's SkipStepOptimizer: rolling_interval_length
+    """So many losses of the last steps are looked at."""
+    rollbacks: int = Field(0, ge=0)
+    """Spikes that the run goes back before, past the data around them; later ones are recorded."""
+    back: int = Field(100, ge=1)  # PaLM paper, section 5.1
+    """Steps before the spike to go back to; the data from there to the spike is left out."""
+    ahead: int = Field(100, ge=0)  # PaLM paper, section 5.1: 200 to 500 batches in all
+    """Steps after the spike whose data is left out too."""
+
+
 class TrainingConfig(Config):
     """What both kinds of training are told about the machine and the safety net."""
 
     seed: int = 42  # GPT-1's fine-tuning release
     """Fixes the weights' start, the data order and the dropout masks."""
-    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    """auto: bf16-mixed where the processor or GPU multiplies bfloat16 fast, else 32-true."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = "auto"
+    """auto: bf16-mixed where the processor or GPU multiplies bfloat16 fast, else 32-true. 64-true
+    is slow: for checks that two ways to compute the same agree."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to train; auto takes a GPU when there is one."""
     devices: int = Field(1, ge=1)
-    """Devices of this machine; more than one starts torch.distributed.run (DDP)."""
+    """Devices of each machine, one process each; more than one starts torch.distributed.run."""
+    nodes: int = Field(1, ge=1)
+    """Machines; how they find each other is in the environment (docs/cluster.md)."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """ddp: each process holds the whole training state. fsdp: each holds a slice of it. auto: ddp
+    while the state takes at most half of a GPU."""
+    recompute: bool = False
+    """Keep only the input of each block for the backward pass and compute the block again: less
+    memory, a third more work, the same bits."""
+    restarts: int = Field(3, ge=0)
+    """So many times the processes start again after one of them died, from the last checkpoint."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of the products; another number gives other last bits. None: all cores."""
     workers: int = Field(0, ge=0)
@@ -107,6 +137,11 @@ class TrainingConfig(Config):
     """So many non-finite losses or gradients in a row end the run."""
 
     @property
+    def ranks(self) -> int:
+        """Processes of the run, over all machines."""
+        return self.devices * self.nodes
+
+    @property
     def device_kind(self) -> str:
         """The device type that `accelerator` means on this machine: cuda or cpu."""
         import torch
@@ -114,6 +149,13 @@ class TrainingConfig(Config):
         if self.accelerator == "cpu":
             return "cpu"
         return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def weight_dtype(self) -> "torch.dtype":
+        """The type of the weights, gradients and moments."""
+        import torch
+
+        return torch.float64 if self.precision == "64-true" else torch.float32
 
     @property
     def real_precision(self) -> str:
@@ -135,6 +177,8 @@ class PretrainConfig(TrainingConfig):
     """The decoder (GPT-1, GPT-2) or the LSTM of GPT-1's ablation."""
     optim: OptimConfig = OptimConfig()
     """Optimizer, learning rate schedule and clipping."""
+    spikes: SpikeConfig = SpikeConfig()
+    """Loss spikes: recorded, or gone back before."""
     context: int | None = Field(None, ge=1)
     """Tokens per training sequence; None: all of the model's positions."""
     sampling: Literal["windows", "documents"] = "windows"
@@ -176,10 +220,20 @@ class PretrainConfig(TrainingConfig):
             raise ValueError(
                 f"context {self.context} is more than the model has: {self.model.n_positions}"
             )
-        if self.batch_size % self.devices:
-            raise ValueError(f"batch_size {self.batch_size} is no multiple of devices")
+        if self.batch_size % self.ranks:
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of devices x nodes")
         if self.optim.base_width and self.model.architecture != "gpt":
             raise ValueError("optim.base_width: learning rates are transferred between GPTs only")
+        return self
+
+    @model_validator(mode="after")
+    def _can_go_back(self) -> Self:
+        reach = self.checkpoint_every * (self.keep_checkpoints - 1)
+        if self.spikes.rollbacks and reach < self.spikes.back:
+            raise ValueError(
+                f"spikes.back {self.spikes.back}: the checkpoints reach back {reach} steps only; "
+                "raise keep_checkpoints or checkpoint_every"
+            )
         return self
 
     @model_validator(mode="after")
@@ -256,6 +310,12 @@ class FinetuneConfig(TrainingConfig):
     """Padded tokens computed at once; bounds memory, does not change the loss."""
     checkpoint_every: int = Field(100, ge=1)
     """Optimizer steps between training-state checkpoints."""
+
+    @model_validator(mode="after")
+    def _whole_on_each_rank(self) -> Self:
+        if self.strategy == "fsdp":  # rows differ in length: the ranks do not step together
+            raise ValueError("strategy fsdp is for pre-training; fine-tune with ddp")
+        return self
 
     @model_validator(mode="after")
     def _no_transfer(self) -> Self:

@@ -23,7 +23,7 @@ from modules.model.base import Decoder
 from modules.model.gpt import GPT
 from modules.model.heads import HeadConfig, TaskModel
 from modules.task import FINETUNE_FORMATS, Task, data_path, load_rows
-from modules.training import loop, tuned
+from modules.training import loop, ranks, tuned
 from modules.training.config import FinetuneConfig
 from modules.training.loop import Emit, Safety
 from modules.training.order import Steps, loader, mix, permute
@@ -46,6 +46,7 @@ class FinetuneModule(Training):
     """A decoder with a head on one task's sequences."""
 
     model: TaskModel
+    config: FinetuneConfig
 
     def __init__(
         self, model: TaskModel, config: FinetuneConfig, val: Sequence[Encoded], *, total: int
@@ -107,9 +108,9 @@ class FinetuneData(L.LightningDataModule):
 
     def step(self, step: int) -> list[Batch]:
         """Return this rank's micro-batches of one optimizer step."""
-        rank, ranks = rank_of(self.trainer)
-        own = self.chosen(step)[rank::ranks]
-        return micro_batches(own, self.config.tokens_per_micro_batch)
+        rank, n = rank_of(self.trainer)
+        whole, limit = self.chosen(step), self.config.tokens_per_micro_batch
+        return micro_batches(whole[rank::n], limit, of=whole, ranks=n)
 
     def train_dataloader(self) -> DataLoader:
         """Return the loader of all steps that are left (Lightning's hook)."""
@@ -163,6 +164,8 @@ def finetune(
     train = within(train, config.max_train_tokens, config.seed)
     val = sample(sets["val"], config.max_val_examples, config.seed)
     n_batch = min(config.batch_size, len(train))
+    if n_batch < config.ranks:
+        raise ValueError(f"{len(train)} training rows are too few for {config.ranks} processes")
     per_epoch = len(train) // n_batch
     module = FinetuneModule(model, config, val, total=per_epoch * config.epochs)
     if saved is not None:
@@ -178,7 +181,7 @@ def finetune(
         "train_examples": len(train),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
-    if module.global_rank == 0:
+    if ranks.is_first():
         put_weights(model, module.best_weights)
         model.to(config.device_kind)  # Lightning has taken it back to the CPU
         split = "test" if "test" in sets else "val"
@@ -255,7 +258,7 @@ def _facts(
         "cut": {split: sum(e.cut for e in examples) for split, examples in sets.items()},
         "skipped_steps": module.skipped,
         "exact": module.exact,
-        "environment": environment(),
+        "environment": environment(config),
     }
 
 

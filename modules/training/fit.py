@@ -15,6 +15,7 @@ import ctypes
 import ctypes.util
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 INTERRUPTED = 75  # exit code of an interrupted run that can be resumed (EX_TEMPFAIL)
 GRACE = 25.0  # seconds to finish a step and save; Prefect kills everything at 30
 POLL = 0.5  # seconds between looks at the event file
+RESTARTS = 3  # as in TrainingConfig
+PARENT = "TEXTMILL_PARENT"  # environment: the process id that the training does not outlive
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SECRETS = ("PREFECT_", "AWS_", "AZURE_", "GOOGLE_", "GITHUB_", "HF_TOKEN", "MLFLOW_")
 ALLOCATOR = {
@@ -86,8 +89,10 @@ def main(path: Path) -> int:
     signal.signal(signal.SIGINT, flag.handler)
     job = json.loads(path.read_text())
     rank = os.environ.get("RANK")
-    die_with_parent(job.get("parent_pid") if rank is None else os.getppid())
-    if rank is None and job["config"].get("devices", 1) > 1:
+    parent = os.environ.pop(PARENT, None)
+    die_with_parent(int(parent) if rank is None and parent else os.getppid() if rank else None)
+    sizes = (job["config"].get(name, 1) for name in ("devices", "nodes"))
+    if rank is None and math.prod(sizes) > 1:
         return run_ranks(path, job)
     emit = EventFile(Path(job["events"]), silent=rank not in (None, "0"))
     emit.status("running")
@@ -96,32 +101,59 @@ def main(path: Path) -> int:
     except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
         with suppress(OSError):  # the disk may be full: the log still says why
             emit.status("failed", error=f"{type(error).__name__}: {error}")
+        if rank is not None:
+            tell_agent(error)
         raise
     emit.status("completed" if finished else "interrupted")
     return 0 if finished else INTERRUPTED
 
 
 def run_ranks(path: Path, job: dict[str, Any]) -> int:
-    """Start one process per device under torch.distributed.run; return the run's exit code.
+    """Start this machine's ranks under torch.distributed.run; return the run's exit code.
 
-    The agent answers SIGTERM by passing it on and waiting; the status file says how it went, for
-    the agent's own exit code does not (ECOSYSTEM.md C.2).
+    The agent starts all of them again when one dies. It answers SIGTERM by passing it on and
+    waiting; the status file says how it went, for the agent's own exit code does not (ECOSYSTEM.md
+    C.2).
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    status = beside(Path(job["events"]), "status")
-    status.unlink(missing_ok=True)
-    devices = str(job["config"]["devices"])
+    # Ranks that start again would find the addresses of the dead in the agent's store and wait for
+    # them: let rank 0 open a store of its own each time (pytorch issue 135712).
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    emit = EventFile(Path(job["events"]))
+    emit.status("starting")
     try:
-        torchrun(
-            ["--standalone", "--nproc-per-node", devices, "-m", "modules.training.fit", str(path)]
-        )
-    except (ChildFailedError, SignalException) as error:
-        log.warning("the ranks ended: %s", error)
-    state = json.loads(status.read_text())["state"] if status.exists() else "failed"
-    return {"completed": 0, "interrupted": INTERRUPTED}.get(state, 1)
+        torchrun([*agent_arguments(job["config"]), "-m", "modules.training.fit", str(path)])
+    except SignalException:
+        if state_of(emit.path) in ("starting", "running"):  # they had no time to save
+            emit.status("interrupted")
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        log.error("the ranks ended: %s", error)
+        emit.status("failed", error=f"rank {rank}: {failure.message}")
+    return {"completed": 0, "interrupted": INTERRUPTED}.get(state_of(emit.path), 1)
+
+
+def tell_agent(error: Exception) -> None:
+    """Leave the error where the agent looks for what ended the first of its ranks."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    get_error_handler().record_exception(error)
+
+
+def agent_arguments(config: dict[str, Any]) -> list[str]:
+    """Return torch.distributed.run's arguments; between machines it reads the rest from PET_*."""
+    nodes = config.get("nodes", 1)
+    where = ["--standalone"] if nodes == 1 else ["--nnodes", str(nodes)]
+    devices, restarts = config.get("devices", 1), config.get("restarts", RESTARTS)
+    return [*where, "--nproc-per-node", str(devices), "--max-restarts", str(restarts)]
+
+
+def state_of(events: Path) -> str:
+    """Return the state in the status file beside an event file."""
+    return str(json.loads(beside(events, "status").read_text())["state"])
 
 
 def train(job: dict[str, Any], emit: Callable[[dict[str, Any]], None], flag: StopFlag) -> bool:
@@ -186,7 +218,7 @@ def launch(
     """
     events = Path(job["events"])
     events.parent.mkdir(parents=True, exist_ok=True)
-    write_json(beside(events, "job"), {**job, "parent_pid": os.getpid()})
+    write_json(beside(events, "job"), job)
     beside(events, "status").unlink(missing_ok=True)
     follow = follow_events(events)
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -197,7 +229,7 @@ def launch(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=child_environment(os.environ),
+            env={**child_environment(os.environ), PARENT: str(os.getpid())},
         )
     try:
         while child.poll() is None:

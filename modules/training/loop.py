@@ -7,7 +7,6 @@ loss curve, validation, checkpoints, events, and stopping on request (DESIGN.md,
 import hashlib
 import json
 import logging
-import math
 import os
 import shutil
 import signal
@@ -26,14 +25,16 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from modules.files import sha256, write_json
 from modules.model.checkpoint import WEIGHTS
+from modules.training import ranks
 from modules.training import state as states
 from modules.training.config import TrainingConfig
-from modules.training.step import Training
+from modules.training.step import Training, finite
 from modules.training.writer import Writer
 
 log = logging.getLogger(__name__)
 
 FACTS = "training.json"  # written last
+RANKS = ("devices", "nodes", "strategy", "restarts")  # they change the last bits at most
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -77,15 +78,18 @@ class Between(L.Callback):
     ) -> None:
         """Note the step; validate, save and stop when it is time."""
         self.writer.check()
+        if module.back_to is not None:
+            self._forget(trainer, module.back_to)
+            return
         last = module.done == module.total
         validation: dict[str, float] = {}
         if last or (self.val_every and module.done % self.val_every == 0):
             validation = finite(module.validate(), module.done)
+            ranks.reshard(module.model)
         if last or validation or module.done % self.config.log_every == 0:
             self._add_row(module, validation)
         self._tell(module, validation, last)
-        if trainer.is_global_zero:
-            module.keep()
+        module.keep()
         stop = self._agreed_to_stop(trainer)
         if stop or module.done % self.config.checkpoint_every == 0:
             self.save(trainer, module)
@@ -94,9 +98,17 @@ class Between(L.Callback):
 
     def save(self, trainer: L.Trainer, module: Training) -> None:
         """Write a checkpoint from the first process; the others wait until it is copied."""
+        saved = module.saved(self.safety.fingerprint)  # the others give their parts
         if trainer.is_global_zero:
-            saved = module.saved(self.safety.fingerprint)
             self.writer.save(module.done, saved, spare={module.best.get("step", 0)})
+        trainer.strategy.barrier()
+
+    def _forget(self, trainer: L.Trainer, step: int) -> None:
+        """End this way of the run and drop what was saved on it after a step."""
+        trainer.should_stop = True
+        self.writer.wait()
+        if trainer.is_global_zero:
+            states.discard_after(self.safety.folder, step)
         trainer.strategy.barrier()
 
     def _add_row(self, module: Training, validation: dict[str, float]) -> None:
@@ -126,6 +138,7 @@ class Between(L.Callback):
             "tokens_per_second": round(tokens / seconds, 1),
             "eta": round((module.total - module.done) * seconds / steps, 1),
             "skipped": len(module.skipped),
+            "spikes": len(module.spikes),
             **validation,
         }
         if module.loss is not None:  # numbers of the last step that was applied
@@ -148,7 +161,7 @@ def run(
     val_every: int,
     tokens: Callable[[int], int],
 ) -> bool:
-    """Train to the last step, or to a request to stop; True when the last step is done.
+    """Train to the last step, a request to stop (then False), or a spike (module.back_to is set).
 
     Args:
         module: restored already, if there was something to restore.
@@ -156,9 +169,11 @@ def run(
     """
     module.max_bad_steps, module.replay_every = config.max_bad_steps, config.replay_every
     low = config.real_precision == "bf16-mixed"
-    module.product_dtype = torch.bfloat16 if low else torch.float32
+    module.product_dtype = torch.bfloat16 if low else config.weight_dtype
     if module.done == module.total:
         return True
+    if config.recompute:
+        ranks.recompute(module.model)
     keep, background = config.keep_checkpoints, config.background_saves
     with (
         Writer(safety.folder, keep=keep, background=background) as writer,
@@ -169,8 +184,9 @@ def run(
         trainer = L.Trainer(
             accelerator="gpu" if config.device_kind == "cuda" else "cpu",
             devices=config.devices,
-            strategy="ddp" if config.devices > 1 else "auto",
-            precision=config.real_precision,  # type: ignore[arg-type]
+            num_nodes=config.nodes,
+            strategy=ranks.strategy(config),
+            precision="bf16-mixed" if low else "32-true",  # 64-true: the weights are so already
             max_epochs=1,  # the loader ends by itself; epochs are ours to count
             callbacks=[between],
             logger=False,
@@ -191,8 +207,8 @@ def run(
 
 def fingerprint(config: TrainingConfig, *inputs: str) -> str:
     """Return a hash of the config and the inputs' hashes, without what cannot change the result."""
-    free = {"checkpoint_every", "keep_checkpoints", "background_saves", "replay_every"}
-    free |= {"workers", "threads"}
+    free = {"checkpoint_every", "keep_checkpoints", "background_saves", "replay_every", *RANKS}
+    free |= {"workers", "threads", "recompute"}
     parts = [config.model_dump_json(exclude=free), *inputs]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -224,20 +240,6 @@ def finish(out: Path, facts: dict[str, Any], counts: dict[str, int], safety: Saf
     _remove(safety.folder)
 
 
-def finite(validation: dict[str, float], step: int) -> dict[str, float]:
-    """Return validation numbers that may be written down.
-
-    Raises:
-        FloatingPointError: one is not finite, so the weights are not good any more.
-    """
-    if bad := [f"{name} {x}" for name, x in validation.items() if not math.isfinite(x)]:
-        raise FloatingPointError(
-            f"{', '.join(bad)} after step {step}: not written down; the checkpoints before it are "
-            "good: run it again to go on from there, with a lower optim.lr if it comes back"
-        )
-    return validation
-
-
 def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
@@ -246,8 +248,8 @@ def _remove(folder: Path) -> None:
 def prepare(config: TrainingConfig, safety: Safety) -> states.State | None:
     """Set threads and seed before anything is built; return the state to go on from, if any.
 
-    A resumed run keeps its first thread count unless the config names one: the count decides the
-    last bits of every product.
+    A run resumed on as many ranks keeps its first thread count unless the config names one: the
+    count decides the last bits of every product.
 
     Raises:
         ValueError: the checkpoint belongs to another config or other inputs.
@@ -262,7 +264,9 @@ def prepare(config: TrainingConfig, safety: Safety) -> states.State | None:
         )
     threads = config.threads or max(1, (os.cpu_count() or 1) // config.devices)
     if saved is not None:
-        threads = config.threads or saved.values["environment"]["threads"]
+        before = saved.values["environment"]
+        if before.get("ranks") == ranks.layout(config):
+            threads = config.threads or before["threads"]
         log.info("resuming after step %d", saved.values["step"])
     if config.compile:  # the shared cache would keep what a killed compiler left half done
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(safety.folder / f"compiled-{os.getpid()}")

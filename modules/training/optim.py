@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modules.training.config import OptimConfig
+from modules.training.ranks import cut_like, whole
 from modules.training.transfer import is_hidden_matrix, lr_ratio, width_ratio
 
 
@@ -103,13 +104,13 @@ class Muon(Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(p)
                 momentum = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(momentum, group["momentum"])  # Nesterov
-                stacks.setdefault(p.shape, []).append((p, update.to(self.dtype)))
+                stacks.setdefault(p.shape, []).append((p, whole(update.to(self.dtype))))
             for shape, pairs in stacks.items():  # matrices of one shape go through together
                 size = 0.2 * math.sqrt(max(shape))  # so large are AdamW's updates
                 updates = orthogonal(torch.stack([update for _, update in pairs]))
                 for (p, _), update in zip(pairs, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update.to(p.dtype), alpha=-group["lr"] * size)
+                    p.add_(cut_like(update.to(p.dtype), p), alpha=-group["lr"] * size)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -213,4 +214,5 @@ def restore_optimizers(
         p = parameters[name]
         # "step" stays where it was: fused AdamW keeps it beside the weights, ReleaseAdam on the CPU
         on_cpu = key == "step" and isinstance(owner[id(p)], ReleaseAdam)
-        owner[id(p)].state[p][key] = value.clone() if on_cpu else value.to(p.device, copy=True)
+        value = value.clone() if on_cpu else value.to(p.device, copy=True)
+        owner[id(p)].state[p][key] = cut_like(value, p)

@@ -6,7 +6,7 @@ this process. Start it through modules.training.fit to have it in a process of i
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ from modules.corpus.token_file import read_index
 from modules.files import Progress, silent, write_json, write_jsonl
 from modules.model import checkpoint
 from modules.model.base import Decoder
-from modules.training import loop
+from modules.training import loop, ranks
 from modules.training.config import PretrainConfig
 from modules.training.corpora import Corpora, HeldOut, identities, named
 from modules.training.loop import Emit, Safety
 from modules.training.order import Steps, loader
-from modules.training.state import check_finite
+from modules.training.spikes import leave_out, position
+from modules.training.spikes import limit as spike_limit
+from modules.training.state import State, check_finite
 from modules.training.step import Training, environment, rank_of, weights_of
 from modules.training.transfer import rescale
 from modules.training.windows import Rows, cut, inputs_and_targets
@@ -41,31 +43,51 @@ class PretrainModule(Training):
     """Next-token prediction on windows of the corpus."""
 
     model: Decoder
+    config: PretrainConfig
     plain_loss = True
 
     def __init__(self, model: Decoder, config: PretrainConfig, val: HeldOut, *, total: int) -> None:
         """Take the model and the sets of held-out windows."""
         super().__init__(model, config.optim, total=total, seed=config.seed)
         self.config, self.val = config, val
-        self.keep_at: Callable[[int], None] = lambda step: None  # writes a snapshot
+        self.keep_as: Callable[[PretrainModule], None] = lambda module: None  # writes a snapshot
         if config.compile:
             model.compile()
 
     def micro_loss(self, batch: Tensor) -> Tensor:
         """Return this micro-batch's share of the nats per token; windows (B, T + 1)."""
+        inputs, targets = inputs_and_targets(batch)
         share = 1 / self.config.micro_batches(self.done)
-        return self.model.lm_loss(*inputs_and_targets(batch), share=share)
+        if self.config.ranks > 1 and self.config.sampling == "documents":  # some are not full
+            scored = (targets >= 0).sum()
+            share *= float(scored / ranks.mean(self.trainer.strategy, scored))
+        return self.model.lm_loss(inputs, targets, share=share)
 
     def keep(self) -> None:
         """Write a snapshot where the config asks for one; note the best checkpoint to be saved."""
         if self.done in self.config.snapshots:
-            self.keep_at(self.done)
+            self.keep_as(self)
         row = self.curve[-1] if self.curve and self.curve[-1]["step"] == self.done else {}
         loss = row.get("val_loss", math.inf)
         if self.done % self.config.checkpoint_every == 0 and loss < self.best.get(
             "val_loss", math.inf
         ):
             self.best = {"step": self.done, "val_loss": loss}
+
+    def watch(self, loss: float) -> None:
+        """Record a spike; go back before it while the config allows."""
+        spikes, limit = self.config.spikes, spike_limit(self.late, self.config.spikes)
+        if limit is not None and loss > limit:
+            log.warning("step %d: loss %.4g is a spike (above %.4g)", self.done + 1, loss, limit)
+            spike: dict[str, Any] = {"step": self.done + 1, "loss": loss, "limit": limit}
+            if sum("back_to" in earlier for earlier in self.spikes) < spikes.rollbacks:
+                spike["back_to"] = self.back_to = max(0, self.done - spikes.back)
+                steps = (self.back_to, self.done + 1 + spikes.ahead)
+                numbers = (self.config.micro_batches_before(step) for step in steps)
+                first, stop = (position(number, self.left_out) for number in numbers)
+                self.left_out = leave_out(self.left_out, first, stop)
+            self.spikes.append(spike)
+        self.late = [*self.late, loss][-spikes.window :]
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -89,9 +111,18 @@ class PretrainModule(Training):
 class PretrainData(L.LightningDataModule):
     """Rows of the training split in their order, from any step on."""
 
-    def __init__(self, rows: Rows, config: PretrainConfig, *, start: int, stop: int) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        config: PretrainConfig,
+        *,
+        start: int,
+        stop: int,
+        left_out: Sequence[tuple[int, int]] = (),
+    ) -> None:
         super().__init__()
         self.rows, self.config, self.start, self.stop = rows, config, start, stop
+        self.left_out = list(left_out)
 
     def micro_batch(self, number: int) -> Tensor:
         """Return this rank's rows (B / ranks, T + 1) of a micro-batch of the run, int64."""
@@ -104,7 +135,8 @@ class PretrainData(L.LightningDataModule):
         """Return the micro-batches of one optimizer step."""
         first, stop = (self.config.micro_batches_before(s) for s in (step, step + 1))
         context = self.config.window_at(step)
-        return [cut(self.micro_batch(number), context) for number in range(first, stop)]
+        numbers = (position(number, self.left_out) for number in range(first, stop))
+        return [cut(self.micro_batch(number), context) for number in numbers]
 
     def train_dataloader(self) -> DataLoader:
         """Return the loader of all steps that are left (Lightning's hook)."""
@@ -149,23 +181,22 @@ def pretrain(
         return counts
     saved = loop.prepare(config, safety)
     corpora = Corpora(paths, config)
-    total = config.total_steps(corpora.rows.per_epoch)
-    model = checkpoint.build(config.model)
-    rescale(model, config.optim)
-    module = PretrainModule(model, config, corpora.held_out(config.val_windows), total=total)
-    module.keep_at = lambda step: snapshot(module, tokenizer, out / f"snapshots/{step:08d}")
-    if saved is not None:
-        module.restore(saved)
-    data = PretrainData(corpora.rows, config, start=module.done, stop=total)
-    val_every, tokens_before = config.val_every, config.tokens_before
-    if not loop.run(module, data, config, safety, val_every=val_every, tokens=tokens_before):
+    module = train(
+        begin(corpora, config, saved),
+        corpora,
+        safety,
+        keep_as=lambda module: snapshot(module, tokenizer, out / f"snapshots/{module.done:08d}"),
+    )
+    if module is None:
         return None
+    total = module.total
     counts = {
         "steps": total,
         "tokens": config.tokens_before(total),
         "parameters": config.model.n_params,
     }
-    if module.global_rank == 0:
+    module.model = ranks.whole_model(module.model)
+    if ranks.is_first():
         module.to(config.device_kind)  # Lightning has taken it back to the CPU
         module.val = corpora.held_out(WHOLE_SPLIT, last=True)
         whole = module.validate()
@@ -179,23 +210,59 @@ def pretrain(
     return counts
 
 
+def train(
+    module: PretrainModule, corpora: Corpora, safety: Safety, *, keep_as: Callable[..., None]
+) -> PretrainModule | None:
+    """Train to the end, back before spikes if need be; None when stopped early."""
+    config = module.config
+    while True:
+        module.keep_as = keep_as
+        data = PretrainData(
+            corpora.rows, config, start=module.done, stop=module.total, left_out=module.left_out
+        )
+        val_every, before = config.val_every, config.tokens_before
+        if not loop.run(module, data, config, safety, val_every=val_every, tokens=before):
+            return None
+        if module.back_to is None:
+            return module
+        spikes, left_out = module.spikes, module.left_out
+        module = begin(corpora, config, loop.prepare(config, safety))
+        module.spikes, module.left_out = spikes, left_out
+
+
+def begin(corpora: Corpora, config: PretrainConfig, saved: State | None) -> PretrainModule:
+    """Return the module as the run begins, or as a checkpoint left it."""
+    model = checkpoint.build(config.model).to(config.weight_dtype)
+    rescale(model, config.optim)
+    held_out = corpora.held_out(config.val_windows)
+    total = config.total_steps(corpora.rows.per_epoch)
+    module = PretrainModule(model, config, held_out, total=total)
+    if saved is not None:
+        module.restore(saved)
+    return module
+
+
 def write_checkpoint(module: PretrainModule, tokenizer: Path, out: Path) -> None:
     """Write a checkpoint/ directory's config, weights, tokenizer and loss curve.
 
     Raises:
         FloatingPointError: the weights are not finite; nothing was written.
     """
-    check_finite(weights_of(module.model), str(out))
+    model = ranks.whole_model(module.model)
+    if not ranks.is_first():
+        return
+    check_finite(weights_of(model), str(out))
     out.mkdir(parents=True, exist_ok=True)
     bpe.load(tokenizer).save(out / "tokenizer")
     write_jsonl(out / "curve.jsonl", module.curve)
-    checkpoint.save(module.model, out)
+    checkpoint.save(model, out)
 
 
 def snapshot(module: PretrainModule, tokenizer: Path, out: Path) -> None:
-    """Write the checkpoint/ directory of a step on the way."""
+    """Write the checkpoint/ directory of a step on the way (all ranks call it)."""
     write_checkpoint(module, tokenizer, out)
-    write_json(out / loop.FACTS, training_facts(module))
+    if ranks.is_first():
+        write_json(out / loop.FACTS, training_facts(module))
 
 
 def training_facts(module: PretrainModule) -> dict[str, Any]:
@@ -212,8 +279,10 @@ def training_facts(module: PretrainModule) -> dict[str, Any]:
         "best_val_loss": min((r["val_loss"] for r in losses), default=None),
         "precision": config.real_precision,
         "skipped_steps": module.skipped,
+        "spikes": module.spikes,
+        "left_out": module.left_out,
         "exact": module.exact,
-        "environment": environment(),
+        "environment": environment(config),
     }
 
 

@@ -8,7 +8,17 @@ resuming.
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+
+def gradients_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the gradients that are there (this rank's part of sharded ones) by name."""
+    grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {  # copies: DDP's buckets, which gradients are views of, are written again
+        name: (grad.to_local() if isinstance(grad, DTensor) else grad).clone()
+        for name, grad in grads.items()
+    }
 
 
 class ReplayMismatch(RuntimeError):

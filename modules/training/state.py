@@ -151,6 +151,13 @@ def load(path: Path) -> State:
     return State(tensors, json.loads((path / "state.json").read_text()))
 
 
+def discard_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps: the run goes another way from here."""
+    for path in reversed(_finished(folder)):
+        if _step(path) > step:
+            _remove(path)
+
+
 def verify(path: Path) -> list[str]:
     """Check every file of a checkpoint against its manifest; return their names.
 

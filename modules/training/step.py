@@ -13,12 +13,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import Tensor, nn
 
 from modules.kernels.ops import in_place_gradients
+from modules.training import ranks
 from modules.training import state as states
-from modules.training.config import OptimConfig
+from modules.training.config import OptimConfig, TrainingConfig
 from modules.training.optim import (
     build_optimizers,
     learning_rate,
@@ -27,7 +28,8 @@ from modules.training.optim import (
     set_learning_rate,
 )
 from modules.training.order import mix
-from modules.training.replay import compare
+from modules.training.replay import compare, gradients_of
+from modules.training.spikes import Ranges
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ LIBRARIES = ("torch", "lightning", "safetensors", "numpy")
 class Training(L.LightningModule):
     """A model with its optimizers; children say what the loss of a micro-batch is."""
 
+    config: TrainingConfig
     plain_loss = False  # True: the language-model loss as it is, so that kernels may go further
 
     def __init__(self, model: nn.Module, optim: OptimConfig, *, total: int, seed: int) -> None:
@@ -52,6 +55,10 @@ class Training(L.LightningModule):
         self.recent: list[float] = []  # losses since the last row of the curve
         self.best: dict[str, Any] = {}  # validation result that model selection keeps
         self.best_weights: dict[str, Tensor] = {}
+        self.late: list[float] = []  # losses that a spike is told by
+        self.spikes: list[dict[str, Any]] = []
+        self.left_out: Ranges = []  # micro-batches, after rollbacks
+        self.back_to: int | None = None  # step to go back to
         self.exact = True  # False after resuming under other versions or threads
         self._saved_optimizer: dict[str, Tensor] = {}  # until the optimizers are there
         self.lr = 0.0
@@ -69,6 +76,15 @@ class Training(L.LightningModule):
     def keep(self) -> None:
         """Put aside what the run should keep of this step (called before it is saved)."""
 
+    def configure_model(self) -> None:
+        """Shard the model where the strategy says so (Lightning's hook)."""
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            assert self.device_mesh is not None
+            ranks.shard(self.model, self.device_mesh["data_parallel"])
+
+    def watch(self, loss: float) -> None:
+        """Look at the loss of a step that is about to be applied."""
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Build the optimizers (Lightning's hook)."""
         self.raw_optimizers = build_optimizers(self.model, self.optim, dtype=self.product_dtype)
@@ -80,9 +96,10 @@ class Training(L.LightningModule):
         if self.replay_every and self.done % self.replay_every == 0:
             self._replay(micro_batches, mean)
         limit = self.optim.grad_clip or math.inf
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        norm = float(ranks.whole(nn.utils.clip_grad_norm_(self.model.parameters(), limit)))
         self.lr = learning_rate(self.done, self.total, self.optim)
         if math.isfinite(mean) and math.isfinite(norm):
+            self.watch(mean)
             set_learning_rate(self.raw_optimizers, self.lr)
             for optimizer in self.raw_optimizers:
                 optimizer.step()
@@ -104,7 +121,7 @@ class Training(L.LightningModule):
             with self._no_sync(i + 1 < len(micro_batches)), in_place_gradients(in_place):
                 loss = self.micro_loss(batch)
                 self.manual_backward(loss)
-            total += loss.detach()
+            total = total + loss.detach()  # in the type of the loss
         return float(self.trainer.strategy.reduce(total, reduce_op="mean"))
 
     def _replay(self, micro_batches: list[Any], loss: float) -> None:
@@ -140,8 +157,8 @@ class Training(L.LightningModule):
     def saved(self, fingerprint: str) -> states.State:
         """Return everything that resuming needs, as of this step boundary."""
         tensors = {
-            "weights": weights_of(self.model),
-            "optimizer": optimizer_tensors(self.model, self.raw_optimizers),
+            "weights": ranks.gathered(weights_of(self.model)),
+            "optimizer": ranks.gathered(optimizer_tensors(self.model, self.raw_optimizers)),
             "rng": {"torch": torch.get_rng_state()},  # masks are re-seeded per micro-batch anyway
         }
         if self.best_weights:
@@ -152,9 +169,12 @@ class Training(L.LightningModule):
             "curve": self.curve,
             "recent": self.recent,
             "best": self.best,
+            "late": self.late,
+            "spikes": self.spikes,
+            "left_out": self.left_out,
             "exact": self.exact,
             "fingerprint": fingerprint,
-            "environment": environment(),
+            "environment": environment(self.config),
         }
         return states.State({k: v for k, v in tensors.items() if v}, values)
 
@@ -164,11 +184,14 @@ class Training(L.LightningModule):
         values = saved.values
         self.done, self.skipped, self.curve = values["step"], values["skipped"], values["curve"]
         self.recent, self.best, self.exact = values["recent"], values["best"], values["exact"]
-        if values["environment"] != environment():
+        self.late, self.spikes = values["late"], values["spikes"]
+        self.left_out = [(first, stop) for first, stop in values["left_out"]]
+        now = environment(self.config)
+        if values["environment"] != now:
             self.exact = False
             log.warning(
                 "resuming under %s, the checkpoint was made under %s: the last bits may differ",
-                environment(),
+                now,
                 values["environment"],
             )
         put_weights(self.model, saved.tensors["weights"])
@@ -178,6 +201,7 @@ class Training(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Put the optimizer's state back, now that the weights are where they train."""
+        ranks.check_together(self.trainer.strategy, self.done)
         restore_optimizers(self.model, self.raw_optimizers, self._saved_optimizer)
         self._saved_optimizer = {}
 
@@ -187,14 +211,24 @@ def rank_of(trainer: L.Trainer | None) -> tuple[int, int]:
     return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
 
 
-def gradients_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the gradients that are there, by parameter name."""
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-
-
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the model's parameters by name, each once."""
+    """Return the model's parameters by name, each once (sharded ones as their shards)."""
+    ranks.reshard(model)
     return {name: p.detach() for name, p in model.named_parameters()}
+
+
+def finite(validation: dict[str, float], step: int) -> dict[str, float]:
+    """Return validation numbers that may be written down.
+
+    Raises:
+        FloatingPointError: one is not finite, so the weights are not good any more.
+    """
+    if bad := [f"{name} {x}" for name, x in validation.items() if not math.isfinite(x)]:
+        raise FloatingPointError(
+            f"{', '.join(bad)} after step {step}: not written down; the checkpoints before it are "
+            "good: run it again to go on from there, with a lower optim.lr if it comes back"
+        )
+    return validation
 
 
 @torch.no_grad()
@@ -211,8 +245,9 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
         own[name].copy_(value)
 
 
-def environment() -> dict[str, Any]:
-    """Return what the last bits depend on: library versions, threads and device."""
+def environment(config: TrainingConfig) -> dict[str, Any]:
+    """Return what the last bits depend on: library versions, threads, device and ranks."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     versions = {name: version(name) for name in LIBRARIES}
-    return {"versions": versions, "threads": torch.get_num_threads(), "device": device}
+    threads, layout = torch.get_num_threads(), ranks.layout(config)
+    return {"versions": versions, "threads": threads, "device": device, "ranks": layout}

@@ -150,19 +150,29 @@ def padded(examples: Sequence[Encoded]) -> int:
     return len(examples) * max(len(e.sequences) for e in examples) * longest
 
 
-def micro_batches(examples: Sequence[Encoded], limit: int) -> list[Batch]:
+def micro_batches(
+    examples: Sequence[Encoded],
+    limit: int,
+    *,
+    of: Sequence[Encoded] | None = None,
+    ranks: int = 1,
+) -> list[Batch]:
     """Split one step's examples, by length, into batches that hold little padding.
 
     The batch stays the random one that was drawn; only its parts are computed apart, weighted so
     that they add up to the mean over examples (task) and over sequences (LM).
+
+    Args:
+        of: the whole batch, where `examples` are one rank's part of it; the mean over the `ranks`
+            is then the mean over the batch.
     """
-    ordered = sorted(examples, key=lambda e: e.length)
-    n_sequences = sum(len(e.sequences) for e in ordered)
+    ordered, of = sorted(examples, key=lambda e: e.length), of or examples
+    n_sequences = sum(len(e.sequences) for e in of)
     return [
         collate(
             run,
-            share=len(run) / len(ordered),
-            lm_share=sum(len(e.sequences) for e in run) / n_sequences,
+            share=ranks * len(run) / len(of),
+            lm_share=ranks * sum(len(e.sequences) for e in run) / n_sequences,
         )
         for run in runs(ordered, limit)
     ]

@@ -79,16 +79,15 @@ def kill_until_done(forks, job, *, seconds: float, say: random.Random, kills: in
         killed += 1
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_killed_pretraining_ends_with_the_same_bytes(kind, forks, corpus, tiny, tmp_path, digests):
-    optim = {"lr": 1e-3, "warmup_steps": 4, "optimizer": kind}
+def test_killed_pretraining_ends_with_the_same_bytes(forks, corpus, tiny, tmp_path, digests):
+    optim = {"lr": 1e-3, "warmup_steps": 4, "optimizer": "muon"}
     whole = pretrain_job(corpus, tiny, tmp_path / "whole", optim=optim)
     seconds = forks.run(whole)["seconds"]
     wanted = digests(tmp_path / "whole")
     assert {"model.safetensors", "config.json", "training.json", "curve.jsonl"} <= set(wanted)
     assert not (tmp_path / "whole/state").exists()
     job = pretrain_job(corpus, tiny, tmp_path / "killed", optim=optim)
-    kill_until_done(forks, job, seconds=seconds * 0.8, say=random.Random(kind), kills=3)
+    kill_until_done(forks, job, seconds=seconds * 0.8, say=random.Random(3), kills=3)
     assert digests(tmp_path / "killed") == wanted
 
 
@@ -104,7 +103,7 @@ def kill_everywhere(forks, job, *, seconds: float, say: random.Random, kills: in
     """Kill a run at random moments and, every other time, inside a save; return how often."""
     killed = 0
     while True:
-        when = {"after": say.uniform(0, seconds)} if killed % 2 else {"aim": say.randrange(40)}
+        when = {"after": say.uniform(0, seconds)} if killed % 2 else {"aim": say.randrange(30)}
         when = when if killed < kills else {}
         code = forks.run(job, signal=signal.SIGKILL, keep_state=True, **when)["code"]
         if code == 0:
@@ -117,19 +116,16 @@ def check_kills(forks, corpus, tiny, folder: Path, *, runs: int, total: int) -> 
     """Kill runs of four kinds `total` times in all; each must end with the undisturbed bits."""
     kinds = [(accumulate, workers) for accumulate in (4, 1) for workers in (0, 2)]
     wanted, seconds, killed, run = {}, {}, 0, 0
-    for accumulate, workers in kinds:
-        job = pretrain_job(corpus, tiny, folder / f"whole-{workers}", accumulate=accumulate)
-        job["config"]["workers"] = workers
-        seconds[accumulate, workers] = forks.run(job, keep_state=True)["seconds"]
-        wanted.setdefault(accumulate, ends_of(Path(job["out"])))
-        assert wanted[accumulate] == ends_of(Path(job["out"]))
-        shutil.rmtree(job["out"])
+    for accumulate in (4, 1):
+        job = pretrain_job(corpus, tiny, folder / f"whole-{accumulate}", accumulate=accumulate)
+        seconds[accumulate] = forks.run(job, keep_state=True)["seconds"]
+        wanted[accumulate] = ends_of(Path(job["out"]))
     assert wanted[4] != wanted[1]
     say = random.Random(total)
     while run < runs or killed < total:
         accumulate, workers = kinds[run % len(kinds)]
         job = pretrain_job(corpus, tiny, folder / f"{run}", accumulate=accumulate, workers=workers)
-        moment = 0.8 * seconds[accumulate, workers]
+        moment = 0.8 * seconds[accumulate]
         kills = -(-(total - killed) // max(1, runs - run))
         killed += kill_everywhere(forks, job, seconds=moment, say=say, kills=kills)
         assert ends_of(Path(job["out"])) == wanted[accumulate], job["out"]
@@ -138,6 +134,7 @@ def check_kills(forks, corpus, tiny, folder: Path, *, runs: int, total: int) -> 
     print(f"{killed} kills, {run} of {run} runs identical")  # noqa: T201  pytest -s shows it
 
 
+@pytest.mark.timeout(600)  # a quarter of a minute, if nobody else is at work
 def test_sixty_kills(forks, corpus, tiny, tmp_path):
     check_kills(forks, corpus, tiny, tmp_path, runs=4, total=60)
 
