@@ -26,7 +26,7 @@ from modules.training.config import PretrainConfig
 from modules.training.corpora import Corpora, HeldOut, identities, named
 from modules.training.loop import Emit, Safety
 from modules.training.order import Steps, loader
-from modules.training.spikes import leave_out, position
+from modules.training.spikes import go_back, position
 from modules.training.spikes import limit as spike_limit
 from modules.training.state import State, check_finite
 from modules.training.step import Training, environment, rank_of, weights_of
@@ -68,10 +68,8 @@ class PretrainModule(Training):
         if self.done in self.config.snapshots:
             self.keep_as(self)
         row = self.curve[-1] if self.curve and self.curve[-1]["step"] == self.done else {}
-        loss = row.get("val_loss", math.inf)
-        if self.done % self.config.checkpoint_every == 0 and loss < self.best.get(
-            "val_loss", math.inf
-        ):
+        loss, best = (values.get("val_loss", math.inf) for values in (row, self.best))
+        if self.done % self.config.checkpoint_every == 0 and loss < best:
             self.best = {"step": self.done, "val_loss": loss}
 
     def watch(self, loss: float) -> None:
@@ -81,11 +79,10 @@ class PretrainModule(Training):
             log.warning("step %d: loss %.4g is a spike (above %.4g)", self.done + 1, loss, limit)
             spike: dict[str, Any] = {"step": self.done + 1, "loss": loss, "limit": limit}
             if sum("back_to" in earlier for earlier in self.spikes) < spikes.rollbacks:
-                spike["back_to"] = self.back_to = max(0, self.done - spikes.back)
-                steps = (self.back_to, self.done + 1 + spikes.ahead)
-                numbers = (self.config.micro_batches_before(step) for step in steps)
-                first, stop = (position(number, self.left_out) for number in numbers)
-                self.left_out = leave_out(self.left_out, first, stop)
+                before = self.config.micro_batches_before
+                way = go_back(self.done, self.left_out, spikes, before)
+                self.back_to, self.left_out = way
+                spike["back_to"] = self.back_to
             self.spikes.append(spike)
         self.late = [*self.late, loss][-spikes.window :]
 

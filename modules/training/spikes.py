@@ -6,7 +6,7 @@ another time. Everything here is a pure function of the losses and the config: a
 or whose checkpoints lie elsewhere, comes to the same decisions and the same bits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
 from modules.training.config import SpikeConfig
@@ -31,6 +31,19 @@ def position(number: int, left_out: Ranges) -> int:
             break
         number += stop - first
     return number
+
+
+def go_back(
+    done: int, left_out: Ranges, config: SpikeConfig, before: Callable[[int], int]
+) -> tuple[int, Ranges]:
+    """Return the step to go back to from a spike in the step after `done`, and what is left out.
+
+    Args:
+        before: how many micro-batches there are in all steps before one.
+    """
+    to = max(0, done - config.back)
+    ends = (position(before(step), left_out) for step in (to, done + 1 + config.ahead))
+    return to, leave_out(left_out, *ends)
 
 
 def leave_out(left_out: Ranges, first: int, stop: int) -> Ranges:
