@@ -43,50 +43,44 @@ def inline(png: bytes, alt: str) -> str:
     return f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode()})"
 
 
-def _figure(width: float = 7.0, height: float = 3.6) -> tuple[Any, Any]:
+def subplots(rows: int, columns: int, width: float = 7.0, height: float = 3.6) -> tuple[Any, Any]:
+    """Return a figure and its axes, row by row; each is `width` x `height` inches."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(width, height), dpi=110, layout="constrained")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=INK)
+    scale = 1.0 if columns == 1 else 0.75
+    size = (width * columns * scale, height * rows * scale)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, dpi=110, layout="constrained", squeeze=False
+    )
+    for one in axes.flat:
+        one.spines[["top", "right"]].set_visible(False)
+        one.tick_params(colors=INK)
+    return figure, list(axes.flat)
+
+
+def _figure(width: float = 7.0, height: float = 3.6) -> tuple[Any, Any]:
+    figure, [axes] = subplots(1, 1, width, height)
     return figure, axes
 
 
-def _png(figure: Any) -> bytes:
+def in_prefixes() -> Any:
+    """Return an axis's formatter for large numbers: 20 k, 3 M."""
+    from matplotlib.ticker import EngFormatter
+
+    return EngFormatter()
+
+
+def png_of(figure: Any) -> bytes:
+    """Return a figure as PNG, and close it."""
     from matplotlib import pyplot as plt
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     plt.close(figure)
     return buffer.getvalue()
-
-
-def learning_curve(curve: Sequence[Mapping[str, Any]], floors: Mapping[str, float]) -> bytes:
-    """Draw training and validation loss (nats a token), and the held-out split's n-gram floors."""
-    figure, axes = _figure()
-    train = [(row["step"], row["loss"]) for row in curve if row.get("loss") is not None]
-    val = [(row["step"], row["val_loss"]) for row in curve if row.get("val_loss") is not None]
-    if train:
-        axes.plot(*zip(*train, strict=True), color=PALE, linewidth=1, label="training")
-    if val:
-        axes.plot(*zip(*val, strict=True), "o-", color=INK, markersize=3, label="validation")
-    for name, value in floors.items():
-        axes.axhline(value, color=ACCENT, linewidth=0.8, linestyle="--")
-        axes.annotate(
-            f"{name} {value:.2f}",
-            (1, value),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
-            color=ACCENT,
-            fontsize=8,
-        )
-    axes.set(xlabel="optimizer step", ylabel="loss, nats a token")
-    axes.legend(frameon=False, fontsize=8)
-    return _png(figure)
 
 
 def bars(values: Mapping[str, float], unit: str, marks: Mapping[str, float] | None = None) -> bytes:
@@ -102,7 +96,7 @@ def bars(values: Mapping[str, float], unit: str, marks: Mapping[str, float] | No
             axes.plot([marks[name]] * 2, [place - 0.4, place + 0.4], color=ACCENT, linewidth=2)
     axes.set_xlabel(unit)
     axes.tick_params(axis="y", labelsize=8)
-    return _png(figure)
+    return png_of(figure)
 
 
 def columns(values: Mapping[str, float], names: str, unit: str) -> bytes:
@@ -111,7 +105,7 @@ def columns(values: Mapping[str, float], names: str, unit: str) -> bytes:
     axes.bar(list(values), list(values.values()), color=INK, width=0.9)
     axes.tick_params(axis="x", labelsize=8, labelrotation=45 if len(values) > 8 else 0)
     axes.set(xlabel=names, ylabel=unit)
-    return _png(figure)
+    return png_of(figure)
 
 
 def funnel(steps: Sequence[Mapping[str, Any]]) -> bytes:
@@ -133,7 +127,7 @@ def funnel(steps: Sequence[Mapping[str, Any]]) -> bytes:
     axes.set_xlabel("records that came in")
     axes.tick_params(axis="y", labelsize=8)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
-    return _png(figure)
+    return png_of(figure)
 
 
 # counts of artifacts that the table shows, and the words for them

@@ -4,13 +4,13 @@ A user's mistake ends in one line and exit code 2; an interrupted run in exit co
 where it stopped when the same command is given again).
 """
 
-import json
 from typing import Annotated, Any
 
 import typer
 
-from flows import cli_use
+from flows import cli_plan, cli_use, cli_weights
 from flows.logs import begin
+from flows.options import Preset, Setting, changed, load_preset
 from flows.terminal import (
     INTERRUPTED,
     console,
@@ -40,18 +40,6 @@ app = typer.Typer(
     computed twice, and a command that was killed continues when it is given again.""",
 )
 
-Setting = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="PATH=VALUE",
-        help="Change one setting of the preset, e.g. --set corpus.clean.min_words=60 (repeatable).",
-    ),
-]
-Preset = Annotated[
-    str, typer.Argument(help="A named run: sample, tiny, gpt1, gpt2, gpt2-medium, ...")
-]
-
 
 def main() -> None:
     """Run the command line."""
@@ -61,37 +49,6 @@ def main() -> None:
         fail("interrupted; run the same command again to continue", INTERRUPTED)
     except (ValueError, FileNotFoundError) as error:
         fail(one_line(error), 2)
-
-
-def load_preset(name: str, changes: list[str] | None) -> Any:
-    """Return the run of a preset with `--set` changes applied and checked."""
-    from modules.presets import get
-
-    return changed(get(name), changes or [])
-
-
-def changed(config: Any, changes: list[str]) -> Any:
-    """Apply PATH=VALUE changes to a nested config.
-
-    Raises:
-        ValueError: a change is not PATH=VALUE, or names a setting that is not there.
-    """
-    values = config.model_dump()
-    for change in changes:
-        path, equals, text = change.partition("=")
-        if not equals:
-            raise ValueError(f"--set {change}: expected PATH=VALUE")
-        target, *_ = [values]
-        *parents, last = path.split(".")
-        for part in parents:
-            target = target.get(part) if isinstance(target, dict) else None
-        if not isinstance(target, dict) or last not in target:
-            raise ValueError(f"--set {change}: {type(config).__name__} has no setting {path!r}")
-        try:
-            target[last] = json.loads(text)
-        except ValueError:
-            target[last] = text
-    return type(config).model_validate(values)
 
 
 @app.command()
@@ -169,10 +126,14 @@ def pretrain(
     tokens: Annotated[
         str, typer.Option(help="Which tokens: kind/name, or a fingerprint; A,B are mixed.")
     ] = "",
+    replay_every: Annotated[
+        int | None, typer.Option(help="Compute every so many steps twice and compare all bits.")
+    ] = None,
     settings: Setting = None,
 ) -> None:
     """Pretrain the model of a preset on token shards that are there."""
-    config = load_preset(preset, settings)
+    replay = [] if replay_every is None else [f"pretrain.replay_every={replay_every}"]
+    config = load_preset(preset, [*(settings or []), *replay])
     tokens = ",".join(map(_known, (tokens or f"tokens/{config.name}").split(",")))
     begin()
     from flows.pretrain import pretrain as flow
@@ -278,7 +239,9 @@ def _known(reference: str) -> str:
     return reference
 
 
+app.add_typer(cli_plan.app)
 app.add_typer(cli_use.app)
+app.add_typer(cli_weights.app, name="weights")
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,7 @@
 """The commands that show and use what is there; flows/cli.py adds them to `textmill`."""
 
 import sys
+from itertools import chain
 from typing import Annotated
 
 import typer
@@ -133,20 +134,26 @@ def generate(
     top_k: Annotated[int, typer.Option(help="Sample from the k likeliest tokens; 0: all.")] = 40,
     top_p: Annotated[float, typer.Option(help="Sample from this much probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+    beams: Annotated[int, typer.Option(help="Search with so many; needs --temperature 0.")] = 1,
 ) -> None:
-    """Continue a text with a model from the registry."""
+    """Continue a text with a model from the registry, word by word as it is made."""
     from flows.settings import enter
     from registry import artifacts
 
     folder = artifacts.checkout(enter(), model).path
     from modules.model.checkpoint import load
-    from modules.model.generate import GenerationConfig
-    from modules.model.generate import generate as sample
+    from modules.model.generate import GenerationConfig, pieces, stream
     from modules.tokenizer import load as load_tokenizer
 
     tokenizer = load_tokenizer(folder / "tokenizer")
     config = GenerationConfig(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k or None,
+        top_p=top_p,
+        seed=seed,
+        num_beams=beams,
     )
-    ids = sample(load(folder), [tokenizer.encode(prompt)], config, eot=tokenizer.eot)[0]
-    typer.echo(prompt + tokenizer.decode(ids))
+    new = stream(load(folder), tokenizer.encode(prompt), config, eot=tokenizer.eot)
+    for text in chain([prompt], pieces(new, tokenizer), ["\n"]):
+        typer.echo(text, nl=False)  # and flush

@@ -1,6 +1,8 @@
 """`textmill doctor`: is everything here that a run needs, and how to mend what is not."""
 
 import os
+import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -50,6 +52,7 @@ def examine() -> Iterator[Check]:
     yield disk_check(workspace.root)
     yield from port_checks(workspace)
     yield allocator_check()
+    yield kernels_check()
     yield device_check()
     yield from catalogue_checks(workspace)
 
@@ -95,18 +98,34 @@ def port_checks(workspace: Workspace) -> Iterator[Check]:
 
 
 def allocator_check() -> Check:
-    """Which memory allocator will training processes run with?"""
-    from modules.training.fit import child_environment
+    """Which memory allocator will training processes run with, and is there a better one?"""
+    from modules.training.fit import child_environment, keeps_pages
 
     preload = child_environment(os.environ).get("LD_PRELOAD", "")
     if preload:
         return Check("allocator", True, Path(preload).name)
-    return Check(
-        "allocator",
-        True,
-        "glibc, told to keep its pages",
-        "apt-get install libtcmalloc-minimal4 makes CPU training a little faster still",
-    )
+    if not keeps_pages():
+        found = " ".join(platform.libc_ver()) or "the system's"
+        mend = "apt install libtcmalloc-minimal4: CPU training in bfloat16 is 1.3 times as fast"
+        return Check("allocator", False, found, mend)
+    if huge_pages() == "never":
+        mend = "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled (as root)"
+        return Check("allocator", True, "glibc, told to keep its pages, none of them huge", mend)
+    return Check("allocator", True, "glibc, told to keep its pages, huge ones (tcmalloc's speed)")
+
+
+def huge_pages(setting: Path = Path("/sys/kernel/mm/transparent_hugepage/enabled")) -> str:
+    """Return the kernel's choice: always, madvise, never; or never where it has none."""
+    found = re.search(r"\[(\w+)\]", setting.read_text()) if setting.exists() else None
+    return found[1] if found else "never"
+
+
+def kernels_check() -> Check:
+    """Does CPU training in bfloat16 use the compiled kernels?"""
+    from modules.kernels.build import status
+
+    found = status()
+    return Check("kernels", True, found, "apt install g++" if "compiler" in found else "")
 
 
 def device_check() -> Check:

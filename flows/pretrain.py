@@ -1,22 +1,18 @@
 """pretrain: token shards -> checkpoint (GPT-1 paper, section 3.1; GPT-2 paper, section 2)."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
-from flows.charts import inline, learning_curve, markdown_table
-from flows.stage import show, stage
+from flows.stage import stage
+from flows.trained import show_checkpoint
 from flows.training import train
 from modules import presets
-from modules.files import Progress, read_jsonl
+from modules.files import Progress
 from modules.run import PretrainConfig
 from registry import artifacts
-from registry.artifacts import Artifact
 from registry.tables import Kind
-
-PROMPTS = ("The people of the United States", "And the LORD said unto", "This module defines")
 
 
 @flow(name="pretrain", flow_run_name="pretrain-{name}")
@@ -59,53 +55,7 @@ def pretrain(
             config=config,
             inputs={"tokens": data, "tokenizer": tokenizer}
             | {f"tokens-{other.name}": other for other in more},
-            version=2,  # 2: the held-out loss is of the test split
+            version=3,  # 2: the held-out loss is of the test split; 3: and told by domain
         )
-        show_checkpoint(made, data)
+        show_checkpoint(at, made, data)
         return made.fingerprint
-
-
-def floors_of(tokens: Artifact) -> dict[str, float]:
-    """Return the n-gram cross-entropies of the held-out tokens, nats a token."""
-    return {
-        name.removesuffix("_nats"): float(value)
-        for name, value in tokens.counts.items()
-        if name.endswith("_nats")
-    }
-
-
-def training_facts(checkpoint: Artifact) -> dict[str, Any]:
-    """Return training.json of a checkpoint."""
-    facts: dict[str, Any] = json.loads((checkpoint.path / "training.json").read_text())
-    return facts
-
-
-def show_checkpoint(checkpoint: Artifact, tokens: Artifact) -> None:
-    """Show the learning curve and a few continuations."""
-    facts, floors = training_facts(checkpoint), floors_of(tokens)
-    curve = learning_curve(list(read_jsonl(checkpoint.path / "curve.jsonl")), floors)
-    rows = [("this model", facts["held_out_loss"]), *sorted(floors.items(), key=lambda row: row[1])]
-    show(
-        "pretraining",
-        f"# Checkpoint {checkpoint.name}\n\n{inline(curve, 'learning curve')}\n\n"
-        + markdown_table(["held-out loss of", "nats a token"], rows)
-        + "\n\n## What it writes\n\n"
-        + "\n\n".join(f"> **{prompt}**{text}" for prompt, text in samples(checkpoint.path)),
-        "Learning curve, held-out loss beside n-grams, samples",
-    )
-
-
-def samples(checkpoint: Path, tokens: int = 60) -> list[tuple[str, str]]:
-    """Return (prompt, continuation) pairs: top-k 40 as in the GPT-2 paper's appendix, seed 0."""
-    from modules.model.checkpoint import load
-    from modules.model.generate import GenerationConfig, generate
-    from modules.tokenizer import load as load_tokenizer
-
-    tokenizer = load_tokenizer(checkpoint / "tokenizer")
-    config = GenerationConfig(max_new_tokens=tokens, temperature=1.0, top_k=40, seed=0)
-    prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
-    texts = generate(load(checkpoint), prompts, config, eot=tokenizer.eot)
-    return [
-        (prompt, tokenizer.decode(ids).replace("\n", " "))
-        for prompt, ids in zip(PROMPTS, texts, strict=True)
-    ]

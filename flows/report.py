@@ -3,16 +3,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from math import exp
 from pathlib import Path
 from typing import Any
 
-from flows.charts import bars, learning_curve
+from flows.charts import bars
+from flows.curves import learning_curve
 from flows.finetune import Tuned, label
 from flows.look import in_short, make_look, read_look
-from flows.page import Picture, Quote, Quotes, Shown, write_page
-from flows.pretrain import floors_of, samples, training_facts
+from flows.page import Picture, Shown, write_page
 from flows.stage import Stage, show
+from flows.trained import domain_table, floors_of, language_model, training_facts, what_it_writes
 from modules import tasks
 from modules.config import Config
 from modules.files import Progress, read_jsonl, write_json
@@ -55,44 +55,31 @@ def make_report(
     def step(out: Path, progress: Progress) -> dict[str, Any]:
         curve = list(read_jsonl(checkpoint.path / "curve.jsonl"))
         floors = floors_of(tokens)
+        facts = training_facts(checkpoint)
         shown = [
-            language_model(training_facts(checkpoint), floors, tokens),
+            language_model(facts, floors, tokens),
+            domain_table(facts),
             fine_tuning(run, tuned, workspace.data),
             prompting(zero_shot),
         ]
         pictures = [
-            Picture("Learning curve", learning_curve(curve, floors)),
-            Picture("Fine-tuned accuracy (mark: the majority class)", accuracy_bars(shown[1])),
+            Picture(
+                "Learning curve", learning_curve(curve, floors, skipped=facts["skipped_steps"])
+            ),
+            Picture("Fine-tuned accuracy (mark: the majority class)", accuracy_bars(shown[2])),
         ]
-        written = Quotes(
-            "What it writes", [Quote(pair[:1], pair[1]) for pair in samples(checkpoint.path)]
-        )
-        page = [*shown, *pictures, written, *in_short(read_look(looked))]
+        page = [*shown, *pictures, what_it_writes(checkpoint), *in_short(read_look(looked))]
         write_json(out / "report.json", {"tables": [asdict(table) for table in shown]})
         write_page(out, f"textmill {run.name}", page)
         return {"tables": len(shown), "pictures": len(pictures)}
 
     inputs = {"tokens": tokens, "checkpoint": checkpoint, "corpus": looked, **made}
     report = at.make(
-        Kind.REPORT, run.name, step, config=ReportConfig(name=run.name), inputs=inputs, version=2
+        Kind.REPORT, run.name, step, config=ReportConfig(name=run.name), inputs=inputs, version=3
     )
     text = (report.path / "report.md").read_text()
     show("report", text, f"Everything about {run.name} on one page")
     return report
-
-
-def language_model(
-    facts: Mapping[str, Any], floors: Mapping[str, float], tokens: Artifact
-) -> Shown:
-    """Compare the held-out loss with n-grams of the same tokens."""
-    rows = [("this model", facts["held_out_loss"]), *sorted(floors.items(), key=lambda row: row[1])]
-    return Shown(
-        "Language model, held-out tokens of its own corpus",
-        ["model", "nats a token", "perplexity a token"],
-        [[name, f"{nats:.3f}", f"{exp(nats):.1f}"] for name, nats in rows],
-        f"{facts['steps']:,} steps, {facts['tokens']:,} tokens read; the corpus has "
-        f"{tokens.counts.get('train_tokens', tokens.counts.get('tokens', 0)):,} training tokens.",
-    )
 
 
 def fine_tuning(run: RunConfig, tuned: Tuned, data: Path) -> Shown:

@@ -6,6 +6,7 @@ so a chain in which everything was there already leaves one line, not a tree of 
 """
 
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,6 +133,13 @@ class Stage:
         if points:
             tracking.log_points(self.workspace, self.mlflow_run, points)
 
+    def attach(self, picture: bytes, name: str) -> None:
+        """Put a picture on this stage's MLflow run."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_bytes(picture)
+            tracking.log_artifact(self.workspace, self.mlflow_run, path)
+
     def add_scores(self, artifact: Artifact, scores: Sequence[Mapping[str, Any]]) -> None:
         """Put an artifact's scores into the catalogue (again: no change)."""
         write(
@@ -211,7 +219,7 @@ class Stage:
     ) -> Artifact:
         values = config.model_dump(mode="json")
         parts = {role: x if isinstance(x, str) else x.fingerprint for role, x in inputs.items()}
-        fingerprint = artifacts.fingerprint(kind, values, parts, version)
+        fingerprint = artifacts.fingerprint(kind, config.decisive(), parts, version)
         found = artifacts.find(self.workspace, kind, fingerprint)
         if found is None:
             with artifacts.workdir(self.workspace, kind, name, fingerprint, wait=True) as work:

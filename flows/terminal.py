@@ -2,11 +2,13 @@
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 INTERRUPTED = 75  # EX_TEMPFAIL: run the same command again to continue
@@ -45,6 +47,26 @@ def plain(markdown: str) -> Any:
     from rich.markdown import Markdown
 
     return Markdown(markdown)
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Yield progress(done, total, note), drawn while the block runs and gone after it."""
+    columns = (TextColumn(f"  {what}"), BarColumn(bar_width=30), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as p:
+        row = p.add_task(what, total=None)
+        yield lambda done, total, note: p.update(row, completed=done, total=total)
+
+
+def print_shown(shown: Any) -> None:
+    """Print a table of a page; columns of numbers are aligned to the right."""
+    table = Table(title=shown.title, title_justify="left", caption_justify="left")
+    for name, cell in zip(shown.header, shown.rows[0], strict=True):
+        table.add_column(name, justify="right" if cell[:1].isdigit() else "left")
+    for row in shown.rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+    console.print(escape(shown.note) + "\n", style="dim", highlight=False)
 
 
 def print_scores(rows: Iterable[Mapping[str, Any]]) -> None:

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flows.amounts import duration
 from flows.stage import Interrupted, Stage
 from modules.config import Config
 from modules.files import Progress
 
+TOLD = ("loss", "val_loss", "lr", "tokens_per_second", "mfu", "val_accuracy", "grad_norm")
 SEND_SECONDS = 5.0  # between batches of metrics to MLflow; the training step never waits for it
 
 
@@ -73,8 +75,7 @@ class Metrics:
 
     def take(self, event: dict[str, Any]) -> None:
         """Note one event's numbers; send what waits when it is time."""
-        names = ("loss", "val_loss", "lr", "tokens_per_second", "val_accuracy", "grad_norm")
-        chosen = [n for n in event if n in names or n.startswith("val_loss/")]  # of each domain
+        chosen = [n for n in event if n in TOLD or n.startswith("val_loss/")]  # of each domain
         found = {f"train/{name}": float(event[name]) for name in chosen}
         if found:
             self.waiting.append((int(event["step"]), found))
@@ -97,6 +98,8 @@ def note(event: Mapping[str, Any]) -> str:
     ]
     if rate := event.get("tokens_per_second"):
         words.append(f"{rate / 1000:.1f}k tokens/s")
-    if (eta := event.get("eta")) is not None:
-        words.append(f"{eta:.0f} s left")
+    if mfu := event.get("mfu"):
+        words.append(f"MFU {mfu:.0%}")
+    if eta := event.get("eta"):
+        words.append(f"{duration(eta)} left")
     return ", ".join(words)

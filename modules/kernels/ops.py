@@ -77,6 +77,36 @@ def embed(matrix: Tensor, tokens: Tensor) -> Tensor:
     return _Embedding.apply(matrix, tokens)
 
 
+def multiplies(matrices: list[Tensor], dtype: torch.dtype) -> bool:
+    """Tell whether the kernels take these matrices: float32 on a CPU, multiplied in bfloat16."""
+    fitting = all(
+        x.device.type == "cpu" and x.dtype == torch.float32 and not (x.shape[0] | x.shape[1]) & 1
+        for x in matrices
+    )
+    return dtype == torch.bfloat16 and fitting and library() is not None
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x W' (M, N) of x (M, K) bfloat16 and a float32 weight (N, K)."""
+    y = _bf16(len(x), len(weight))
+    _call("linear", x, weight, torch.zeros(len(weight)), y, len(x), *weight.shape)
+    return y
+
+
+def orthogonal(updates: list[Tensor], abc: tuple[float, float, float], steps: int) -> list[Tensor]:
+    """Return Newton-Schulz's x <- a x + (b x x' + c (x x')^2) x of float32 matrices, for Muon."""
+    out = [torch.empty_like(update) for update in updates]
+    rows, columns = ((ctypes.c_long * len(out))(*(x.shape[i] for x in out)) for i in (0, 1))
+    pointers = [
+        (ctypes.c_void_p * len(out))(*(x.data_ptr() for x in some)) for some in (updates, out)
+    ]
+    found = library()
+    assert found is not None and all(x.is_contiguous() for x in updates)
+    count, turns = ctypes.c_long(len(out)), ctypes.c_long(steps)
+    found.orthogonal(count, *pointers, rows, columns, turns, (ctypes.c_float * 3)(*abc))
+    return out
+
+
 class _AttentionBlock(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, n_head: int, eps: float, *weights: Tensor) -> Tensor:
@@ -253,6 +283,12 @@ def _rounded(x: Tensor) -> Tensor:
     y = _bf16(x.numel() // x.shape[-1], x.shape[-1])
     _call("to_bf16", x, y, x.numel())
     return y
+
+
+def release() -> None:
+    """Give the room for logits back; the next loss makes it anew."""
+    global _room
+    _room = _bf16(0)
 
 
 def _logits(count: int) -> Tensor:

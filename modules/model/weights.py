@@ -1,4 +1,4 @@
-"""Public weights to our checkpoints and back: Hugging Face's `gpt2` and `openai-gpt`, OpenAI's own.
+"""Public weights to our checkpoints and back: Hugging Face's `gpt2` and `openai-gpt`.
 
 All of them store projections input x output ("Conv1D"): four kinds of matrices are transposed, and
 nothing else (gpt2.md section 3, gpt1.md section 10). What is in a file decides, not its name:
@@ -6,12 +6,10 @@ anything that is not a whole safetensors file of exactly the expected tensors is
 """
 
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import safe_open
@@ -54,8 +52,10 @@ def import_hf(folder: Path, out: Path) -> dict[str, int]:
     model = read_hf(folder)
     checkpoint.save(model, out)
     if model.config.norm == "pre":
-        _copy(folder, out / "tokenizer", {theirs: ours for ours, theirs in TOKENIZER.items()})
-    return _counts(model)
+        copy_vocabulary(
+            folder, out / "tokenizer", {theirs: ours for ours, theirs in TOKENIZER.items()}
+        )
+    return counts(model)
 
 
 def read_hf(folder: Path) -> GPT:
@@ -67,13 +67,13 @@ def read_hf(folder: Path) -> GPT:
     found = _list_tensors(folder)
     duplicate = found.pop("lm_head.weight", None)
     names = {name: _public_name(name, config) for name in model.state_dict()}
-    shapes = {names[n]: _public_shape(n, t) for n, t in model.state_dict().items()}
+    shapes = {names[n]: public_shape(n, t) for n, t in model.state_dict().items()}
     header = {name: (shape, dtype) for name, (_, _, shape, dtype) in found.items()}
     checkpoint.check_tensors(folder, header, shapes)
     tensors = {ours: _read(found[theirs]) for ours, theirs in names.items()}
     if duplicate is not None and not torch.equal(_read(duplicate), tensors["wte.weight"]):
         raise ValueError(f"{folder}: lm_head.weight is not the token embedding; ours is tied to it")
-    return _filled(model, tensors)
+    return filled(model, tensors)
 
 
 def read_hf_config(values: dict[str, Any], path: Path) -> GPTConfig:
@@ -118,40 +118,9 @@ def export_hf(checkpoint_dir: Path, out: Path) -> dict[str, int]:
     checkpoint.write_tensors(out / checkpoint.WEIGHTS, tensors)
     tokenizer = checkpoint_dir / "tokenizer"
     write_json(out / "config.json", _public_config(model.config, _eot(tokenizer, model.config)))
-    if _copy(tokenizer, out, TOKENIZER):
+    if copy_vocabulary(tokenizer, out, TOKENIZER):
         write_json(out / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer"})
-    return _counts(model)
-
-
-def import_openai(folder: Path, out: Path) -> dict[str, int]:
-    """Turn OpenAI's GPT-1 release (params_shapes.json, params_0.npy ...) into our checkpoint.
-
-    Raises:
-        FileNotFoundError: params_shapes.json or a piece is not there.
-        ValueError: the pieces do not fit the shapes, or the shapes are not GPT-1's.
-    """
-    arrays = _read_pieces(folder)
-    (n_positions, n_embd), vocab_size = arrays[0].shape, len(arrays[1])
-    n_layer = (len(arrays) - 2) // 12  # twelve arrays a block (gpt1.md section 10)
-    config = GPTConfig(
-        vocab_size=vocab_size,
-        n_positions=n_positions,
-        n_embd=n_embd,
-        n_layer=n_layer,
-        n_head=max(1, n_embd // 64),  # 64 features a head (GPT-1 paper, section 4.1)
-        norm="post",
-        embd_dropout=0.1,  # all three: GPT-1 paper, section 4.1
-        attn_dropout=0.1,
-        resid_dropout=0.1,
-    )
-    with skeleton():
-        model = GPT(config)
-    tensors = dict(zip(_release_names(n_layer), arrays, strict=True))
-    shapes = {n: _public_shape(n, t) for n, t in model.state_dict().items()}
-    header = {name: (tuple(t.shape), "F32") for name, t in tensors.items()}
-    checkpoint.check_tensors(folder / "params_shapes.json", header, shapes)
-    checkpoint.save(_filled(model, tensors), out)
-    return _counts(model)
+    return counts(model)
 
 
 Found = tuple[Path, str, tuple[int, ...], str]  # file, name in it, shape, type
@@ -199,7 +168,7 @@ def _read(found: Found) -> Tensor:
     return tensor
 
 
-def _filled(model: GPT, tensors: dict[str, Tensor]) -> GPT:
+def filled(model: GPT, tensors: dict[str, Tensor]) -> GPT:
     """Return the meta model with these tensors, projections turned to output x input."""
     ours = {
         name: t.t().contiguous() if TRANSPOSED.match(name) else t for name, t in tensors.items()
@@ -212,7 +181,8 @@ def _public_name(name: str, config: GPTConfig) -> str:
     return RENAMED.get(name, name) if config.norm == "post" else name
 
 
-def _public_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
+def public_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
+    """Return the shape that a tensor of ours has in public files."""
     shape = tuple(tensor.shape)
     return shape[::-1] if TRANSPOSED.match(name) else shape
 
@@ -247,7 +217,7 @@ def _eot(tokenizer: Path, config: GPTConfig) -> int:
     return int(ids.get("<|endoftext|>", config.vocab_size - 1))
 
 
-def _copy(source: Path, out: Path, names: dict[str, str]) -> bool:
+def copy_vocabulary(source: Path, out: Path, names: dict[str, str]) -> bool:
     """Copy the vocabulary files under their other names, if all are there."""
     if not all((source / name).is_file() for name in names):
         return False
@@ -256,45 +226,6 @@ def _copy(source: Path, out: Path, names: dict[str, str]) -> bool:
     return True
 
 
-def _read_pieces(folder: Path) -> list[Tensor]:
-    """Return the release's arrays: its pieces joined and cut to the listed shapes."""
-    path = folder / "params_shapes.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: {folder} is not OpenAI's GPT-1 release")
-    shapes = [tuple(shape) for shape in json.loads(path.read_text())]
-    if len(shapes) < 14 or len(shapes) % 12 != 2 or len(shapes[0]) != 2 or len(shapes[1]) != 2:
-        raise ValueError(f"{path}: {len(shapes)} shapes; expected positions, tokens, 12 per block")
-    pieces = sorted(folder.glob("params_*.npy"), key=lambda p: int(p.stem.split("_")[1]))
-    flat = np.concatenate([_read_piece(piece) for piece in pieces] or [np.empty(0, np.float32)])
-    if flat.dtype != np.float32 or flat.size != sum(math.prod(shape) for shape in shapes):
-        raise ValueError(
-            f"{folder}: params_*.npy hold {flat.size} {flat.dtype} numbers; the shapes need "
-            f"{sum(math.prod(shape) for shape in shapes)} float32"
-        )
-    cuts = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-    arrays = np.split(flat, cuts)
-    return [
-        torch.from_numpy(a.reshape(s[1:] if len(s) == 3 else s))  # the leading 1 of a projection
-        for a, s in zip(arrays, shapes, strict=True)
-    ]
-
-
-def _read_piece(path: Path) -> np.ndarray:
-    try:
-        array: np.ndarray = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a plain .npy file ({error})") from None
-    return array.ravel()
-
-
-def _release_names(n_layer: int) -> list[str]:
-    """Return our names in the order of the release's arrays (gpt1.md section 10)."""
-    block = ("attn.c_attn", "attn.c_proj", "ln_1", "mlp.c_fc", "mlp.c_proj", "ln_2")
-    names = ["wpe.weight", "wte.weight"]
-    for layer in range(n_layer):
-        names += [f"h.{layer}.{part}.{kind}" for part in block for kind in ("weight", "bias")]
-    return names
-
-
-def _counts(model: GPT) -> dict[str, int]:
+def counts(model: GPT) -> dict[str, int]:
+    """Return how many tensors and parameters a model has."""
     return {"tensors": len(model.state_dict()), "parameters": model.config.n_params}

@@ -5,7 +5,7 @@ none). GPT-1's values (paper section 4.1, openai/finetune-transformer-lm) are GP
 GPT1_FINETUNE_OPTIM.
 """
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, model_validator
 
@@ -93,7 +93,27 @@ class SpikeConfig(Config):
 
 
 class TrainingConfig(Config):
-    """What both kinds of training are told about the machine and the safety net."""
+    """What both kinds of training are told about the machine and the safety net.
+
+    A run goes on where it was when a field of `machine` changes. Another number of threads or
+    processes changes its last bits (and the dropout masks); training.json then says `exact: false`.
+    """
+
+    machine: ClassVar[frozenset[str]] = frozenset(
+        [
+            "devices",
+            "nodes",
+            "strategy",
+            "restarts",
+            "recompute",
+            "threads",
+            "workers",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "background_saves",
+            "replay_every",
+        ]
+    )
 
     seed: int = 42  # GPT-1's fine-tuning release
     """Fixes the weights' start, the data order and the dropout masks."""

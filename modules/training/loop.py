@@ -27,6 +27,7 @@ from modules.files import sha256, write_json
 from modules.model.checkpoint import WEIGHTS
 from modules.training import ranks
 from modules.training import state as states
+from modules.training.ceiling import ceiling
 from modules.training.config import TrainingConfig
 from modules.training.step import Training, finite
 from modules.training.writer import Writer
@@ -34,7 +35,7 @@ from modules.training.writer import Writer
 log = logging.getLogger(__name__)
 
 FACTS = "training.json"  # written last
-RANKS = ("devices", "nodes", "strategy", "restarts")  # they change the last bits at most
+LONG = 20.0  # seconds: runs that last longer measure the device's ceiling once, 0.3 s
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -58,10 +59,11 @@ class Between(L.Callback):
         *,
         val_every: int,
         tokens: Callable[[int], int],
+        flops: Callable[[int], int] | None,
         writer: Writer,
     ) -> None:
         self.config, self.safety, self.val_every, self.tokens = config, safety, val_every, tokens
-        self.writer = writer
+        self.flops, self.writer, self._ceiling = flops, writer, 0.0
         self.interrupted = False
         self._warm = False
         self._clock: deque[tuple[float, int]] = deque(maxlen=30)  # (time, step) of late events
@@ -129,6 +131,10 @@ class Between(L.Callback):
         if first:
             self._clock.clear()  # the first step warms up and says nothing about the rate
             self._warm = True
+            if self.flops and (module.total - module.done) * seconds > LONG:
+                kind, n = module.device.type, module.trainer.world_size
+                self._ceiling = ceiling(kind, module.product_dtype) * n
+                now = time.monotonic()
         self._clock.append((now, module.done))
         event = {
             "step": module.done,
@@ -141,6 +147,9 @@ class Between(L.Callback):
             "spikes": len(module.spikes),
             **validation,
         }
+        if self._ceiling and self.flops:
+            rate = event["tokens_per_second"] * self.flops(module.done - 1)
+            event["mfu"] = round(rate / self._ceiling, 4)
         if module.loss is not None:  # numbers of the last step that was applied
             event |= {"loss": module.loss, "grad_norm": module.norm}
         self.safety.emit(event)
@@ -160,12 +169,14 @@ def run(
     *,
     val_every: int,
     tokens: Callable[[int], int],
+    flops: Callable[[int], int] | None = None,
 ) -> bool:
     """Train to the last step, a request to stop (then False), or a spike (module.back_to is set).
 
     Args:
         module: restored already, if there was something to restore.
         tokens: tokens read in all steps before one.
+        flops: operations per token at a step; with them come MFU's events.
     """
     module.max_bad_steps, module.replay_every = config.max_bad_steps, config.replay_every
     low = config.real_precision == "bf16-mixed"
@@ -180,7 +191,9 @@ def run(
         _quiet(),
         reproducible(config.device_kind),
     ):
-        between = Between(config, safety, val_every=val_every, tokens=tokens, writer=writer)
+        between = Between(
+            config, safety, val_every=val_every, tokens=tokens, flops=flops, writer=writer
+        )
         trainer = L.Trainer(
             accelerator="gpu" if config.device_kind == "cuda" else "cpu",
             devices=config.devices,
@@ -206,10 +219,8 @@ def run(
 
 
 def fingerprint(config: TrainingConfig, *inputs: str) -> str:
-    """Return a hash of the config and the inputs' hashes, without what cannot change the result."""
-    free = {"checkpoint_every", "keep_checkpoints", "background_saves", "replay_every", *RANKS}
-    free |= {"workers", "threads", "recompute"}
-    parts = [config.model_dump_json(exclude=free), *inputs]
+    """Return a hash of what the result follows from: config and inputs' hashes."""
+    parts = [json.dumps(config.decisive(), sort_keys=True), *inputs]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

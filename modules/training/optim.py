@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from modules.kernels import ops
 from modules.training.config import OptimConfig
 from modules.training.ranks import cut_like, whole
 from modules.training.transfer import is_hidden_matrix, lr_ratio, width_ratio
@@ -97,35 +98,52 @@ class Muon(Optimizer):
         """Apply one update to every matrix that has a gradient."""
         assert closure is None, "closures are not used here"
         for group in self.param_groups:
-            stacks: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-            for p in (p for p in group["params"] if p.grad is not None):
-                state = self.state[p]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                momentum = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(momentum, group["momentum"])  # Nesterov
-                stacks.setdefault(p.shape, []).append((p, whole(update.to(self.dtype))))
-            for shape, pairs in stacks.items():  # matrices of one shape go through together
-                size = 0.2 * math.sqrt(max(shape))  # so large are AdamW's updates
-                updates = orthogonal(torch.stack([update for _, update in pairs]))
-                for (p, _), update in zip(pairs, updates, strict=True):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(cut_like(update.to(p.dtype), p), alpha=-group["lr"] * size)
+            trained = [p for p in group["params"] if p.grad is not None]
+            updates = [whole(self._update(p, group["momentum"])) for p in trained]
+            for p, update in zip(trained, orthogonal(updates, self.dtype), strict=True):
+                size = 0.2 * math.sqrt(max(update.shape))  # so large are AdamW's updates
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(cut_like(update.to(p.dtype), p), alpha=-group["lr"] * size)
+
+    def _update(self, p: Tensor, momentum: float) -> Tensor:
+        """Return Nesterov's mean of the gradients."""
+        assert p.grad is not None
+        state = self.state[p]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        mean = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
+        return p.grad.lerp(mean, momentum)
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
-    """Return roughly the nearest matrices with equal singular values, (N, rows, columns).
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Keller Jordan, kellerjordan.github.io/posts/muon/
+ITERATIONS = 5  # the same
 
-    Five Newton-Schulz steps with the coefficients of Keller Jordan's Muon,
-    https://kellerjordan.github.io/posts/muon/.
-    """
+
+def orthogonal(matrices: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Return roughly the nearest matrices with equal singular values, multiplied in `dtype`."""
+    if ops.multiplies(matrices, dtype):
+        return ops.orthogonal(matrices, NEWTON_SCHULZ, ITERATIONS)
+    stacks: dict[torch.Size, list[int]] = {}
+    for i, matrix in enumerate(matrices):
+        stacks.setdefault(matrix.shape, []).append(i)
+    out = list(matrices)
+    for places in stacks.values():  # matrices of one shape go through together
+        stack = torch.stack([matrices[i].to(dtype) for i in places])
+        for i, matrix in zip(places, newton_schulz(stack), strict=True):
+            out[i] = matrix
+    return out
+
+
+def newton_schulz(matrices: Tensor) -> Tensor:
+    """Return the same of a stack (N, rows, columns)."""
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT.contiguous() if tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # spectral norm at most 1
-    for _ in range(5):
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(ITERATIONS):
         gram = x @ x.mT
-        mixed = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
-        x = torch.baddbmm(x, mixed, x, beta=3.4445)
+        mixed = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, mixed, x, beta=a)
     return x.mT if tall else x
 
 

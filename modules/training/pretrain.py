@@ -1,144 +1,34 @@
 """Pre-training: tokens -> checkpoint (GPT-1 paper, section 3.1 and 4.1; GPT-2 paper, section 2).
 
-PretrainConfig, its LightningModule and its LightningDataModule, and `pretrain`, which runs them in
-this process. Start it through modules.training.fit to have it in a process of its own.
+`pretrain` runs the module and the data of lm.py in this process. Start it through
+modules.training.fit to have it in a process of its own.
 """
 
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-
 from modules import tokenizer as bpe
 from modules.corpus.token_file import read_index
+from modules.evaluation.config import Precision
 from modules.files import Progress, silent, write_json, write_jsonl
 from modules.model import checkpoint
-from modules.model.base import Decoder
 from modules.training import loop, ranks
 from modules.training.config import PretrainConfig
-from modules.training.corpora import Corpora, HeldOut, identities, named
+from modules.training.corpora import Corpora, identities, named
+from modules.training.domains import domain_scores
+from modules.training.lm import PretrainData, PretrainModule
 from modules.training.loop import Emit, Safety
-from modules.training.order import Steps, loader
-from modules.training.spikes import go_back, position
-from modules.training.spikes import limit as spike_limit
+from modules.training.plan import flops_per_token
 from modules.training.state import State, check_finite
-from modules.training.step import Training, environment, rank_of, weights_of
+from modules.training.step import environment, weights_of
 from modules.training.transfer import rescale
-from modules.training.windows import Rows, cut, inputs_and_targets
 
 log = logging.getLogger(__name__)
 
 
 WHOLE_SPLIT = 4096  # windows: the last word is spoken on all of a held-out split up to this size
-
-
-class PretrainModule(Training):
-    """Next-token prediction on windows of the corpus."""
-
-    model: Decoder
-    config: PretrainConfig
-    plain_loss = True
-
-    def __init__(self, model: Decoder, config: PretrainConfig, val: HeldOut, *, total: int) -> None:
-        """Take the model and the sets of held-out windows."""
-        super().__init__(model, config.optim, total=total, seed=config.seed)
-        self.config, self.val = config, val
-        self.keep_as: Callable[[PretrainModule], None] = lambda module: None  # writes a snapshot
-        if config.compile:
-            model.compile()
-
-    def micro_loss(self, batch: Tensor) -> Tensor:
-        """Return this micro-batch's share of the nats per token; windows (B, T + 1)."""
-        inputs, targets = inputs_and_targets(batch)
-        share = 1 / self.config.micro_batches(self.done)
-        if self.config.ranks > 1 and self.config.sampling == "documents":  # some are not full
-            scored = (targets >= 0).sum()
-            share *= float(scored / ranks.mean(self.trainer.strategy, scored))
-        return self.model.lm_loss(inputs, targets, share=share)
-
-    def keep(self) -> None:
-        """Write a snapshot where the config asks for one; note the best checkpoint to be saved."""
-        if self.done in self.config.snapshots:
-            self.keep_as(self)
-        row = self.curve[-1] if self.curve and self.curve[-1]["step"] == self.done else {}
-        loss, best = (values.get("val_loss", math.inf) for values in (row, self.best))
-        if self.done % self.config.checkpoint_every == 0 and loss < best:
-            self.best = {"step": self.done, "val_loss": loss}
-
-    def watch(self, loss: float) -> None:
-        """Record a spike; go back before it while the config allows."""
-        spikes, limit = self.config.spikes, spike_limit(self.late, self.config.spikes)
-        if limit is not None and loss > limit:
-            log.warning("step %d: loss %.4g is a spike (above %.4g)", self.done + 1, loss, limit)
-            spike: dict[str, Any] = {"step": self.done + 1, "loss": loss, "limit": limit}
-            if sum("back_to" in earlier for earlier in self.spikes) < spikes.rollbacks:
-                before = self.config.micro_batches_before
-                way = go_back(self.done, self.left_out, spikes, before)
-                self.back_to, self.left_out = way
-                spike["back_to"] = self.back_to
-            self.spikes.append(spike)
-        self.late = [*self.late, loss][-spikes.window :]
-
-    @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Return the mean loss over all held-out windows and over each set, in nats per token."""
-        self.model.eval()
-        with loop.autocast(self.config):
-            losses = {name: self.mean_loss(windows) for name, windows in self.val.windows.items()}
-        self.model.train()
-        return self.val.numbers(losses)
-
-    def mean_loss(self, windows: Tensor) -> float:
-        """Return the mean loss over the scored tokens of windows (N, T + 1), a batch at a time."""
-        total, n = 0.0, 0
-        for part in windows.split(self.config.batch_size):
-            inputs, targets = inputs_and_targets(part.to(self.device))
-            scored = int((targets >= 0).sum())
-            total, n = total + float(self.model.lm_loss(inputs, targets)) * scored, n + scored
-        return total / n
-
-
-class PretrainData(L.LightningDataModule):
-    """Rows of the training split in their order, from any step on."""
-
-    def __init__(
-        self,
-        rows: Rows,
-        config: PretrainConfig,
-        *,
-        start: int,
-        stop: int,
-        left_out: Sequence[tuple[int, int]] = (),
-    ) -> None:
-        super().__init__()
-        self.rows, self.config, self.start, self.stop = rows, config, start, stop
-        self.left_out = list(left_out)
-
-    def micro_batch(self, number: int) -> Tensor:
-        """Return this rank's rows (B / ranks, T + 1) of a micro-batch of the run, int64."""
-        size = self.config.batch_size
-        rank, ranks = rank_of(self.trainer)
-        own = np.arange(rank * size // ranks, (rank + 1) * size // ranks) + number * size
-        return torch.from_numpy(self.rows.rows(own))
-
-    def step(self, step: int) -> list[Tensor]:
-        """Return the micro-batches of one optimizer step."""
-        first, stop = (self.config.micro_batches_before(s) for s in (step, step + 1))
-        context = self.config.window_at(step)
-        numbers = (position(number, self.left_out) for number in range(first, stop))
-        return [cut(self.micro_batch(number), context) for number in numbers]
-
-    def train_dataloader(self) -> DataLoader:
-        """Return the loader of all steps that are left (Lightning's hook)."""
-        steps = Steps(self.step, start=self.start, stop=self.stop)
-        return loader(steps, workers=self.config.workers, pin=self.config.device_kind == "cuda")
 
 
 def pretrain(
@@ -203,7 +93,7 @@ def pretrain(
             "epochs": corpora.epochs(total),
         }
         write_checkpoint(module, tokenizer, out)
-        loop.finish(out, facts, counts, safety)
+        loop.finish(out, facts | {"domains": domains(module, paths, tokenizer)}, counts, safety)
     return counts
 
 
@@ -217,8 +107,8 @@ def train(
         data = PretrainData(
             corpora.rows, config, start=module.done, stop=module.total, left_out=module.left_out
         )
-        val_every, before = config.val_every, config.tokens_before
-        if not loop.run(module, data, config, safety, val_every=val_every, tokens=before):
+        every, before, flops = config.val_every, config.tokens_before, flops_at(config)
+        if not loop.run(module, data, config, safety, val_every=every, tokens=before, flops=flops):
             return None
         if module.back_to is None:
             return module
@@ -237,6 +127,27 @@ def begin(corpora: Corpora, config: PretrainConfig, saved: State | None) -> Pret
     if saved is not None:
         module.restore(saved)
     return module
+
+
+def flops_at(config: PretrainConfig) -> Callable[[int], int]:
+    """Return the operations per token as a function of the step."""
+    return lambda step: flops_per_token(config.model, config.window_at(step)).total
+
+
+def domains(
+    module: PretrainModule, paths: Mapping[str, Path], tokenizer: Path
+) -> list[dict[str, Any]]:
+    """Return how well the finished model predicts each domain of each corpus's held-out text."""
+    config, encoder = module.config, bpe.load(tokenizer)
+    precision: Precision = "bfloat16" if config.real_precision == "bf16-mixed" else "float32"
+    found = []
+    for name, tokens in paths.items():
+        rows = domain_scores(
+            module.model, encoder, tokens, context=config.window, precision=precision
+        )
+        before = f"{name}/" if len(paths) > 1 else ""
+        found += [row | {"domain": before + row["domain"]} for row in rows]
+    return found
 
 
 def write_checkpoint(module: PretrainModule, tokenizer: Path, out: Path) -> None:

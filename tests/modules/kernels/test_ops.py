@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from modules.kernels import build, ops
 from modules.model.config import GPTConfig
 from modules.model.gpt import GPT
+from modules.training.optim import newton_schulz, orthogonal
 
 here = pytest.mark.skipif(build.library() is None, reason=f"kernels: {build.status()}")
 
@@ -194,3 +195,14 @@ def test_a_cache_that_others_may_write_is_not_trusted(tmp_path, monkeypatch):
     (tmp_path / "textmill").mkdir()
     (tmp_path / "textmill").chmod(0o777)
     assert build._folder().parent != tmp_path
+
+
+@here
+@pytest.mark.parametrize("shape", [(100, 64), (64, 100), (34, 34), (192, 64), (2, 130)], ids=str)
+def test_newton_schulz_is_that_of_float64_up_to_bfloat16(shape):
+    torch.manual_seed(0)
+    matrices = [torch.randn(shape) for _ in range(3)]
+    assert ops.multiplies(matrices, torch.bfloat16)
+    for matrix, got in zip(matrices, orthogonal(matrices, torch.bfloat16), strict=True):
+        (exact,) = newton_schulz(matrix[None].double())
+        assert (got - exact).norm() / exact.norm() < 0.03

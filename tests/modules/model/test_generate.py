@@ -2,18 +2,22 @@
 
 import os
 from collections import Counter
+from functools import partial
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from modules.model.checkpoint import save
-from modules.model.generate import GenerationConfig, generate, pick
+from modules.model.generate import GenerationConfig, generate, pick, pieces, stream
 from modules.model.gpt import GPT, GPTConfig
 from modules.model.lstm import LSTM, LSTMConfig
+from modules.model.static import compiled_step
 from modules.model.weights import export_hf
+from modules.tokenizer import Tokenizer
 
 torch.set_num_threads(1)
 
@@ -161,3 +165,45 @@ def test_tokens_are_picked_with_the_right_probability(fields, expected):
 def test_the_largest_uniform_number_picks_a_token_that_may_be_picked():
     config = GenerationConfig(top_p=0.65)
     assert pick(torch.tensor([P]), config, [1 - 2**-53]) == [3]
+
+
+def test_a_stream_is_what_generate_returns(model):
+    whole = generate(model, PROMPTS, SAMPLED, stop=[[3], [1, 2]], eot=0)
+    for key, prompt in enumerate(PROMPTS):
+        assert list(stream(model, prompt, SAMPLED, [[3], [1, 2]], 0, key)) == whole[key]
+    assert not model.training
+
+
+def test_pieces_are_whole_characters():
+    tokenizer = Tokenizer([])
+    text = "naïve 日本語 🤗 end"
+    ids = tokenizer.encode(text)  # a token a byte
+    assert len(ids) == len(text.encode())
+    assert list(pieces(ids, tokenizer)) == list(text)
+    cut = ids[:-5]  # inside the emoji
+    assert "".join(pieces(cut, tokenizer)) == tokenizer.decode(cut)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_a_compiled_step_is_compiled_once(norm):
+    torch.manual_seed(0)
+    model = GPT(CONFIG.but(norm=norm)).eval()
+    counter = CompileCounter()
+    tokens, cache = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]]), model.new_cache(2, 20)
+    model(tokens, cache, [4, 2])
+    plain, step = cache.take([0, 1]), compiled_step(model, cache, backend=counter)
+    for token in range(10):
+        new = torch.tensor([[token], [token + 9]])
+        torch.testing.assert_close(step(new), model(new, plain), rtol=0, atol=1e-5)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_compiled_tokens_are_the_same(monkeypatch, batch_size):
+    torch.manual_seed(0)
+    model, eager = GPT(CONFIG).eval(), partial(compiled_step, backend="eager")
+    monkeypatch.setattr("modules.model.generate.compiled_step", eager)
+    config = SAMPLED.but(batch_size=batch_size)
+    expected = generate(model, PROMPTS, config, eot=5)
+    assert generate(model, PROMPTS, config.but(compile=True), eot=5) == expected

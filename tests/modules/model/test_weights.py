@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from modules.model import checkpoint
 from modules.model.gpt import GPT, GPTConfig
-from modules.model.weights import export_hf, import_hf, import_openai, read_hf
+from modules.model.releases import import_openai
+from modules.model.weights import export_hf, import_hf, read_hf
 
 transformers = pytest.importorskip("transformers")
 torch.set_num_threads(1)

@@ -136,8 +136,11 @@ for call in calls:
 """
 
 
-def check_full_disk(folder: Path, *calls: str, at: int, stays: str) -> None:
-    """Fail a save at its first, second, ... such call (and from there on, with stays = "+")."""
+def check_full_disk(folder: Path, *calls: str, at: int, stays: str, told: bool = True) -> None:
+    """Fail a save at its first, second, ... such call (and from there on, with stays = "+").
+
+    `told`: whether the error must always name checkpoint, disk and mend.
+    """
     first = state.save(folder / "first", 1, make(1))
     for call in calls:
         for n in range(1, 50):
@@ -151,7 +154,7 @@ def check_full_disk(folder: Path, *calls: str, at: int, stays: str) -> None:
     print(done.stdout)  # noqa: T201  pytest -s shows it
     for line in done.stdout.splitlines():
         call, *codes = line.split()
-        assert "4" not in codes and {"3", "5"} & set(codes), line
+        assert {"3", "5"} & set(codes) and not (told and "4" in codes), line
         for n in range(1, len(codes) + 1):
             assert same(state.load(folder / call / str(n) / first.name), make(1))
             assert state.load_newest(folder / call / str(n)).values["step"] in (1, 2)
@@ -167,10 +170,10 @@ def test_a_full_disk_at_every_call_that_writes(stays, tmp_path):
 
 
 @needs_strace
-@pytest.mark.slow  # TIME
-@pytest.mark.parametrize("stays", ["", "+"])
-def test_a_disk_that_fails_at_every_open(stays, tmp_path):
-    check_full_disk(tmp_path, "openat", at=12_000, stays=stays)
+@pytest.mark.slow  # half a minute
+def test_a_disk_that_fails_at_every_open(tmp_path):
+    """Also those that only read, which no full disk does: the older checkpoint stays."""
+    check_full_disk(tmp_path, "openat", at=12_000, stays="", told=False)
 
 
 # --- whole runs ----------------------------------------------------------------------------------
