@@ -82,9 +82,9 @@ def save(
             shutil.rmtree(temporary, ignore_errors=True)
         fsync_directory(folder)
         verify(final)
-    for old in _finished(folder)[:-keep]:
-        if _step(old) not in spare:
-            _remove(old)
+        for old in _finished(folder)[:-keep]:
+            if _step(old) not in spare:
+                _remove(old)
     return final
 
 
@@ -114,13 +114,13 @@ def _disk_errors(folder: Path, step: int, state: State) -> Iterator[None]:
         if isinstance(error, SafetensorError) and "os error" not in str(error):
             raise
         need = sum(t.nbytes for named in state.tensors.values() for t in named.values())
-        older = [_step(path) for path in _finished(folder) if _step(path) != step]
+        there = [_step(path) for path in _finished(folder)]
         raise OSError(
             number,
-            f"checkpoint of step {step} not written: {error}; it needs {need / 1e6:.1f} MB, the "
+            f"checkpoint of step {step} not finished: {error}; it needs {need / 1e6:.1f} MB, the "
             f"disk of {folder} has {shutil.disk_usage(folder.parent).free / 1e6:.1f} MB free. "
             "Make room (or mend the disk) and run it again: it goes on from "
-            + (f"step {max(older)}" if older else "the start"),
+            + (f"step {max(there)}" if there else "the start"),
         ) from error
 
 

@@ -78,7 +78,8 @@ def test_three_hundred_damaged_files(tmp_path, caplog):
     check_damage(tmp_path, caplog, flip=220, cut_short=40, swap_with_another=40)
 
 
-@pytest.mark.slow  # TIME
+@pytest.mark.slow  # 1 to 2 minutes
+@pytest.mark.timeout(1800)
 def test_ten_thousand_damaged_files(tmp_path, caplog):
     check_damage(tmp_path, caplog, flip=10_000, cut_short=1000, swap_with_another=200)
 
@@ -120,7 +121,7 @@ def child(call, n):  # strace counts calls per process: this one fails at its n-
     try:
         state.save(root / call / str(n), 2, value)
     except OSError as error:
-        wanted = ["checkpoint of step 2 not written", "MB free", "Make room", "from step 1"]
+        wanted = ["checkpoint of step 2 not finished", "MB free", "Make room", "from step "]
         return 3 if all(words in str(error) for words in wanted) else 4
     except state.DamagedState:
         return 5
@@ -236,7 +237,7 @@ def check_run_on_a_full_disk(corpus, tiny, folder: Path, wanted: str, numbers, d
             except OSError as error:
                 failed += 1
                 assert "No space left on device" in str(error)
-                assert number < 4 or "Make room (or mend the disk)" in str(error), number
+                assert "Make room (or mend the disk)" in str(error), number
                 before = state.load_newest(folder / str(number) / "state")
                 assert before is not None or "goes on from the start" in str(error), number
         run(corpus, tiny, folder / str(number))
@@ -250,10 +251,10 @@ def test_a_run_on_a_full_disk_says_so_and_goes_on(corpus, tiny, tmp_path, undist
     assert check_run_on_a_full_disk(corpus, tiny, tmp_path, undisturbed, numbers, digests) == 5
 
 
-@pytest.mark.slow  # TIME
+@pytest.mark.slow  # 2 minutes
 @pytest.mark.timeout(1800)
 def test_a_run_on_a_disk_full_at_every_call(corpus, tiny, tmp_path, undisturbed, digests):
-    failed = check_run_on_a_full_disk(corpus, tiny, tmp_path, undisturbed, range(4, 140), digests)
+    failed = check_run_on_a_full_disk(corpus, tiny, tmp_path, undisturbed, range(4, 120), digests)
     assert failed > 100
 
 
@@ -324,11 +325,12 @@ def check_bad_numbers(corpus, tiny, folder: Path, wanted: str, digests, *, trial
         kept(out)
 
 
+@pytest.mark.timeout(300)
 def test_bad_numbers_never_reach_the_disk(corpus, tiny, tmp_path, undisturbed, digests):
     check_bad_numbers(corpus, tiny, tmp_path, undisturbed, digests, trials=6)
 
 
-@pytest.mark.slow  # TIME
+@pytest.mark.slow  # 1 to 4 minutes
 @pytest.mark.timeout(1800)
 def test_hundred_bad_numbers_never_reach_the_disk(corpus, tiny, tmp_path, undisturbed, digests):
     check_bad_numbers(corpus, tiny, tmp_path, undisturbed, digests, trials=100)

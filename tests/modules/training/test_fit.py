@@ -139,7 +139,7 @@ def test_sixty_kills(forks, corpus, tiny, tmp_path):
     check_kills(forks, corpus, tiny, tmp_path, runs=4, total=60)
 
 
-@pytest.mark.slow  # TIME
+@pytest.mark.slow  # 14 minutes on two busy cores
 @pytest.mark.timeout(3600)
 def test_a_thousand_kills_over_a_hundred_runs(forks, corpus, tiny, tmp_path):
     check_kills(forks, corpus, tiny, tmp_path, runs=100, total=1000)

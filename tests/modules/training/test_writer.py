@@ -47,7 +47,7 @@ def test_an_error_comes_up_at_the_next_boundary(tmp_path, monkeypatch):
     with Writer(tmp_path, keep=2, background=True) as writer:
         writer.save(1, make(1))
         writer._pool.submit(int).result()  # the write has ended
-        with pytest.raises(OSError, match="checkpoint of step 1 not written"):
+        with pytest.raises(OSError, match="checkpoint of step 1 not finished"):
             writer.check()
         writer.check()  # once
         writer.save(2, make(2))
@@ -68,4 +68,4 @@ def test_the_first_error_is_not_hidden_by_the_writers(tmp_path, monkeypatch, cap
     ):
         writer.save(1, make(1))
         raise ArithmeticError("first")
-    assert "checkpoint of step 1 not written" in caplog.text
+    assert "checkpoint of step 1 not finished" in caplog.text
