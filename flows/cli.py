@@ -126,10 +126,14 @@ def pretrain(
     tokens: Annotated[
         str, typer.Option(help="Which tokens: kind/name, or a fingerprint; A,B are mixed.")
     ] = "",
+    replay_every: Annotated[
+        int | None, typer.Option(help="Compute every so many steps twice and compare all bits.")
+    ] = None,
     settings: Setting = None,
 ) -> None:
     """Pretrain the model of a preset on token shards that are there."""
-    config = load_preset(preset, settings)
+    replay = [] if replay_every is None else [f"pretrain.replay_every={replay_every}"]
+    config = load_preset(preset, [*(settings or []), *replay])
     tokens = ",".join(map(_known, (tokens or f"tokens/{config.name}").split(",")))
     begin()
     from flows.pretrain import pretrain as flow

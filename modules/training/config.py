@@ -76,6 +76,22 @@ GPT1_FINETUNE_OPTIM = OptimConfig(  # GPT-1 paper, section 4.1; betas from the r
 )
 
 
+class SpikeConfig(Config):
+    """Which losses are spikes, and what is done about them."""
+
+    mads: float = Field(9.0, ge=0)  # OLMo-core's SkipStepOptimizer: 6 sigma, 8.9 MADs of a normal
+    """A loss so many median absolute deviations above the median of the last losses is a spike, and
+    recorded; 0: none is."""
+    window: int = Field(128, ge=2)  # OLMo-core's SkipStepOptimizer: rolling_interval_length
+    """So many losses of the last steps are looked at."""
+    rollbacks: int = Field(0, ge=0)
+    """Spikes that the run goes back before, past the data around them; later ones are recorded."""
+    back: int = Field(100, ge=1)  # PaLM paper, section 5.1
+    """Steps before the spike to go back to; the data from there to the spike is left out."""
+    ahead: int = Field(100, ge=0)  # PaLM paper, section 5.1: 200 to 500 batches in all
+    """Steps after the spike whose data is left out too."""
+
+
 class TrainingConfig(Config):
     """What both kinds of training are told about the machine and the safety net.
 
@@ -94,6 +110,8 @@ class TrainingConfig(Config):
             "workers",
             "checkpoint_every",
             "keep_checkpoints",
+            "background_saves",
+            "replay_every",
         ]
     )
 
@@ -125,7 +143,14 @@ class TrainingConfig(Config):
     checkpoint_every: int = Field(200, ge=1)
     """Optimizer steps between training-state checkpoints."""
     keep_checkpoints: int = Field(3, ge=1)
-    """Training-state checkpoints that stay while training."""
+    """Training-state checkpoints that stay while training, beside the one with the best val_loss
+    among those saved at a step that was also validated."""
+    background_saves: bool = True
+    """Write checkpoints while training goes on: no step waits for hashes and the disk. Costs a copy
+    of weights and optimizer in main memory while writing; off where that is scarce."""
+    replay_every: int = Field(0, ge=0)
+    """Compute every so many steps' gradients twice and compare them bit for bit, to find silently
+    wrong hardware and kernels that are not deterministic; 0: never."""
     log_every: int = Field(10, ge=1)
     """Steps per row of the loss curve (each is the mean over its steps)."""
     max_bad_steps: int = Field(5, ge=1)
@@ -172,6 +197,8 @@ class PretrainConfig(TrainingConfig):
     """The decoder (GPT-1, GPT-2) or the LSTM of GPT-1's ablation."""
     optim: OptimConfig = OptimConfig()
     """Optimizer, learning rate schedule and clipping."""
+    spikes: SpikeConfig = SpikeConfig()
+    """Loss spikes: recorded, or gone back before."""
     context: int | None = Field(None, ge=1)
     """Tokens per training sequence; None: all of the model's positions."""
     sampling: Literal["windows", "documents"] = "windows"
@@ -217,6 +244,16 @@ class PretrainConfig(TrainingConfig):
             raise ValueError(f"batch_size {self.batch_size} is no multiple of devices x nodes")
         if self.optim.base_width and self.model.architecture != "gpt":
             raise ValueError("optim.base_width: learning rates are transferred between GPTs only")
+        return self
+
+    @model_validator(mode="after")
+    def _can_go_back(self) -> Self:
+        reach = self.checkpoint_every * (self.keep_checkpoints - 1)
+        if self.spikes.rollbacks and reach < self.spikes.back:
+            raise ValueError(
+                f"spikes.back {self.spikes.back}: the checkpoints reach back {reach} steps only; "
+                "raise keep_checkpoints or checkpoint_every"
+            )
         return self
 
     @model_validator(mode="after")

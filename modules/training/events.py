@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from modules.files import write_json
+from modules.files import named_errors, write_json
 
 
 class EventFile:
@@ -33,7 +33,7 @@ class EventFile:
         if self.silent:
             return
         line = json.dumps({**event, "attempt": self.attempt, "time": time.time()})
-        with self.path.open("ab") as file:
+        with named_errors(self.path), self.path.open("ab") as file:
             if file.tell() and not _ends_with_newline(self.path):
                 line = "\n" + line  # a killed attempt left half a line
             file.write(line.encode() + b"\n")

@@ -27,6 +27,7 @@ from modules.training import loop, ranks, tuned
 from modules.training.config import FinetuneConfig
 from modules.training.loop import Emit, Safety
 from modules.training.order import Steps, loader, mix, permute
+from modules.training.state import check_finite
 from modules.training.step import Training, environment, put_weights, rank_of, weights_of
 from modules.training.transform import (
     N_SPECIAL,
@@ -270,6 +271,7 @@ def _write(
     out: Path,
 ) -> None:
     """Write the tuned/ directory: weights, task, predictions, scores and curve."""
+    check_finite(weights_of(module.model), str(out))
     probabilities = module.predict(examples)
     predictions = tuned.prediction_rows(examples, probabilities)
     write_jsonl(out / "predictions.jsonl.zst", predictions)

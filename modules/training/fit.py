@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -100,7 +101,8 @@ def main(path: Path) -> int:
     try:
         finished = not flag.set and train(job, emit, flag)
     except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
-        emit.status("failed", error=f"{type(error).__name__}: {error}")
+        with suppress(OSError):  # the disk may be full: the log still says why
+            emit.status("failed", error=f"{type(error).__name__}: {error}")
         if rank is not None:
             tell_agent(error)
         raise

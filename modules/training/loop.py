@@ -27,7 +27,8 @@ from modules.training import ranks
 from modules.training import state as states
 from modules.training.config import TrainingConfig
 from modules.training.meter import Meter
-from modules.training.step import Training
+from modules.training.step import Training, finite
+from modules.training.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +50,16 @@ class Between(L.Callback):
     """After each step: the loss curve, validation, checkpoints, events, and stopping on request."""
 
     def __init__(
-        self, config: TrainingConfig, safety: Safety, meter: Meter, *, val_every: int
+        self,
+        config: TrainingConfig,
+        safety: Safety,
+        meter: Meter,
+        writer: Writer,
+        *,
+        val_every: int,
     ) -> None:
-        self.config, self.safety, self.meter, self.val_every = config, safety, meter, val_every
+        self.config, self.safety, self.val_every = config, safety, val_every
+        self.meter, self.writer = meter, writer
         self.interrupted = False
 
     def on_train_start(self, trainer: L.Trainer, module: Training) -> None:  # type: ignore[override]
@@ -65,10 +73,14 @@ class Between(L.Callback):
         self, trainer: L.Trainer, module: Training, outputs: Any, batch: Any, index: int
     ) -> None:
         """Note the step; validate, save and stop when it is time."""
+        self.writer.check()
+        if module.back_to is not None:
+            self._forget(trainer, module.back_to)
+            return
         last = module.done == module.total
         validation: dict[str, float] = {}
         if last or (self.val_every and module.done % self.val_every == 0):
-            validation = module.validate()
+            validation = finite(module.validate(), module.done)
             ranks.reshard(module.model)
         if last or validation or module.done % self.config.log_every == 0:
             self._add_row(module, validation)
@@ -81,10 +93,18 @@ class Between(L.Callback):
             self.interrupted = trainer.should_stop = True
 
     def save(self, trainer: L.Trainer, module: Training) -> None:
-        """Write a checkpoint from the first process; the others give their parts and wait."""
-        saved = module.saved(self.safety.fingerprint)
+        """Write a checkpoint from the first process; the others wait until it is copied."""
+        saved = module.saved(self.safety.fingerprint)  # the others give their parts
         if trainer.is_global_zero:
-            states.save(self.safety.folder, module.done, saved, keep=self.config.keep_checkpoints)
+            self.writer.save(module.done, saved, spare={module.best.get("step", 0)})
+        trainer.strategy.barrier()
+
+    def _forget(self, trainer: L.Trainer, step: int) -> None:
+        """End this way of the run and drop what was saved on it after a step."""
+        trainer.should_stop = True
+        self.writer.wait()
+        if trainer.is_global_zero:
+            states.discard_after(self.safety.folder, step)
         trainer.strategy.barrier()
 
     def _add_row(self, module: Training, validation: dict[str, float]) -> None:
@@ -103,6 +123,7 @@ class Between(L.Callback):
             "of": module.total,
             "lr": module.lr,
             "skipped": len(module.skipped),
+            "spikes": len(module.spikes),
             **self.meter.read(module),
             **validation,
         }
@@ -127,22 +148,27 @@ def run(
     tokens: Callable[[int], int],
     flops: Callable[[int], int] | None = None,
 ) -> bool:
-    """Train to the last step, or to a request to stop; True when the last step is done.
+    """Train to the last step, a request to stop (then False), or a spike (module.back_to is set).
 
     Args:
         module: restored already, if there was something to restore.
         tokens: tokens read in all steps before one.
         flops: operations per token at a step; with them come MFU's events.
     """
-    module.max_bad_steps = config.max_bad_steps
+    module.max_bad_steps, module.replay_every = config.max_bad_steps, config.replay_every
     low = config.real_precision == "bf16-mixed"
     module.product_dtype = torch.bfloat16 if low else config.weight_dtype
     if module.done == module.total:
         return True
     if config.recompute:
         ranks.recompute(module.model)
-    between = Between(config, safety, Meter(tokens, flops), val_every=val_every)
-    with _quiet(), reproducible(config.device_kind):
+    keep, background = config.keep_checkpoints, config.background_saves
+    with (
+        Writer(safety.folder, keep=keep, background=background) as writer,
+        _quiet(),
+        reproducible(config.device_kind),
+    ):
+        between = Between(config, safety, Meter(tokens, flops), writer, val_every=val_every)
         trainer = L.Trainer(
             accelerator="gpu" if config.device_kind == "cuda" else "cpu",
             devices=config.devices,

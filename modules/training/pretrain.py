@@ -1,7 +1,7 @@
 """Pre-training: tokens -> checkpoint (GPT-1 paper, section 3.1 and 4.1; GPT-2 paper, section 2).
 
-PretrainConfig, its LightningModule and its LightningDataModule, and `pretrain`, which runs them in
-this process. Start it through modules.training.fit to have it in a process of its own.
+`pretrain` runs the module and the data of lm.py in this process. Start it through
+modules.training.fit to have it in a process of its own.
 """
 
 import logging
@@ -9,107 +9,26 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-
 from modules import tokenizer as bpe
 from modules.corpus.token_file import read_index
 from modules.evaluation.config import Precision
 from modules.files import Progress, silent, write_json, write_jsonl
 from modules.model import checkpoint
-from modules.model.base import Decoder
 from modules.training import loop, ranks
 from modules.training.config import PretrainConfig
-from modules.training.corpora import Corpora, HeldOut, identities, named
+from modules.training.corpora import Corpora, identities, named
 from modules.training.domains import domain_scores
+from modules.training.lm import PretrainData, PretrainModule
 from modules.training.loop import Emit, Safety
-from modules.training.order import Steps, loader
 from modules.training.plan import flops_per_token
-from modules.training.step import Training, environment, rank_of
+from modules.training.state import State, check_finite
+from modules.training.step import environment, weights_of
 from modules.training.transfer import rescale
-from modules.training.windows import Rows, cut, inputs_and_targets
 
 log = logging.getLogger(__name__)
 
 
 WHOLE_SPLIT = 4096  # windows: the last word is spoken on all of a held-out split up to this size
-
-
-class PretrainModule(Training):
-    """Next-token prediction on windows of the corpus."""
-
-    model: Decoder
-    config: PretrainConfig
-    plain_loss = True
-
-    def __init__(self, model: Decoder, config: PretrainConfig, val: HeldOut, *, total: int) -> None:
-        """Take the model and the sets of held-out windows."""
-        super().__init__(model, config.optim, total=total, seed=config.seed)
-        self.config, self.val = config, val
-        self.keep_at: Callable[[int], None] = lambda step: None  # writes a snapshot
-        if config.compile:
-            model.compile()
-
-    def micro_loss(self, batch: Tensor) -> Tensor:
-        """Return this micro-batch's share of the nats per token; windows (B, T + 1)."""
-        inputs, targets = inputs_and_targets(batch)
-        share = 1 / self.config.micro_batches(self.done)
-        if self.config.ranks > 1 and self.config.sampling == "documents":  # some are not full
-            scored = (targets >= 0).sum()
-            share *= float(scored / ranks.mean(self.trainer.strategy, scored))
-        return self.model.lm_loss(inputs, targets, share=share)
-
-    def keep(self) -> None:
-        """Write a snapshot where the config asks for one."""
-        if self.done in self.config.snapshots:
-            self.keep_at(self.done)
-
-    @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Return the mean loss over all held-out windows and over each set, in nats per token."""
-        self.model.eval()
-        with loop.autocast(self.config):
-            losses = {name: self.mean_loss(windows) for name, windows in self.val.windows.items()}
-        self.model.train()
-        return self.val.numbers(losses)
-
-    def mean_loss(self, windows: Tensor) -> float:
-        """Return the mean loss over the scored tokens of windows (N, T + 1), a batch at a time."""
-        total, n = 0.0, 0
-        for part in windows.split(self.config.batch_size):
-            inputs, targets = inputs_and_targets(part.to(self.device))
-            scored = int((targets >= 0).sum())
-            total, n = total + float(self.model.lm_loss(inputs, targets)) * scored, n + scored
-        return total / n
-
-
-class PretrainData(L.LightningDataModule):
-    """Rows of the training split in their order, from any step on."""
-
-    def __init__(self, rows: Rows, config: PretrainConfig, *, start: int, stop: int) -> None:
-        super().__init__()
-        self.rows, self.config, self.start, self.stop = rows, config, start, stop
-
-    def micro_batch(self, number: int) -> Tensor:
-        """Return this rank's rows (B / ranks, T + 1) of a micro-batch of the run, int64."""
-        size = self.config.batch_size
-        rank, ranks = rank_of(self.trainer)
-        own = np.arange(rank * size // ranks, (rank + 1) * size // ranks) + number * size
-        return torch.from_numpy(self.rows.rows(own))
-
-    def step(self, step: int) -> list[Tensor]:
-        """Return the micro-batches of one optimizer step."""
-        first, stop = (self.config.micro_batches_before(s) for s in (step, step + 1))
-        context = self.config.window_at(step)
-        return [cut(self.micro_batch(number), context) for number in range(first, stop)]
-
-    def train_dataloader(self) -> DataLoader:
-        """Return the loader of all steps that are left (Lightning's hook)."""
-        steps = Steps(self.step, start=self.start, stop=self.stop)
-        return loader(steps, workers=self.config.workers, pin=self.config.device_kind == "cuda")
 
 
 def pretrain(
@@ -149,19 +68,15 @@ def pretrain(
         return counts
     saved = loop.prepare(config, safety)
     corpora = Corpora(paths, config)
-    total = config.total_steps(corpora.rows.per_epoch)
-    model = checkpoint.build(config.model).to(config.weight_dtype)
-    rescale(model, config.optim)
-    module = PretrainModule(model, config, corpora.held_out(config.val_windows), total=total)
-    module.keep_at = lambda step: snapshot(module, tokenizer, out / f"snapshots/{step:08d}")
-    if saved is not None:
-        module.restore(saved)
-    data = PretrainData(corpora.rows, config, start=module.done, stop=total)
-    every, tokens_before, flops = config.val_every, config.tokens_before, flops_at(config)
-    if not loop.run(
-        module, data, config, safety, val_every=every, tokens=tokens_before, flops=flops
-    ):
+    module = train(
+        begin(corpora, config, saved),
+        corpora,
+        safety,
+        keep_as=lambda module: snapshot(module, tokenizer, out / f"snapshots/{module.done:08d}"),
+    )
+    if module is None:
         return None
+    total = module.total
     counts = {
         "steps": total,
         "tokens": config.tokens_before(total),
@@ -180,6 +95,38 @@ def pretrain(
         write_checkpoint(module, tokenizer, out)
         loop.finish(out, facts | {"domains": domains(module, paths, tokenizer)}, counts, safety)
     return counts
+
+
+def train(
+    module: PretrainModule, corpora: Corpora, safety: Safety, *, keep_as: Callable[..., None]
+) -> PretrainModule | None:
+    """Train to the end, back before spikes if need be; None when stopped early."""
+    config = module.config
+    while True:
+        module.keep_as = keep_as
+        data = PretrainData(
+            corpora.rows, config, start=module.done, stop=module.total, left_out=module.left_out
+        )
+        every, before, flops = config.val_every, config.tokens_before, flops_at(config)
+        if not loop.run(module, data, config, safety, val_every=every, tokens=before, flops=flops):
+            return None
+        if module.back_to is None:
+            return module
+        spikes, left_out = module.spikes, module.left_out
+        module = begin(corpora, config, loop.prepare(config, safety))
+        module.spikes, module.left_out = spikes, left_out
+
+
+def begin(corpora: Corpora, config: PretrainConfig, saved: State | None) -> PretrainModule:
+    """Return the module as the run begins, or as a checkpoint left it."""
+    model = checkpoint.build(config.model).to(config.weight_dtype)
+    rescale(model, config.optim)
+    held_out = corpora.held_out(config.val_windows)
+    total = config.total_steps(corpora.rows.per_epoch)
+    module = PretrainModule(model, config, held_out, total=total)
+    if saved is not None:
+        module.restore(saved)
+    return module
 
 
 def flops_at(config: PretrainConfig) -> Callable[[int], int]:
@@ -204,10 +151,15 @@ def domains(
 
 
 def write_checkpoint(module: PretrainModule, tokenizer: Path, out: Path) -> None:
-    """Write a checkpoint/ directory's config, weights, tokenizer and loss curve."""
+    """Write a checkpoint/ directory's config, weights, tokenizer and loss curve.
+
+    Raises:
+        FloatingPointError: the weights are not finite; nothing was written.
+    """
     model = ranks.whole_model(module.model)
     if not ranks.is_first():
         return
+    check_finite(weights_of(model), str(out))
     out.mkdir(parents=True, exist_ok=True)
     bpe.load(tokenizer).save(out / "tokenizer")
     write_jsonl(out / "curve.jsonl", module.curve)
@@ -235,6 +187,8 @@ def training_facts(module: PretrainModule) -> dict[str, Any]:
         "best_val_loss": min((r["val_loss"] for r in losses), default=None),
         "precision": config.real_precision,
         "skipped_steps": module.skipped,
+        "spikes": module.spikes,
+        "left_out": module.left_out,
         "exact": module.exact,
         "environment": environment(config),
     }

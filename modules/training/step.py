@@ -28,6 +28,8 @@ from modules.training.optim import (
     set_learning_rate,
 )
 from modules.training.order import mix
+from modules.training.replay import compare, gradients_of
+from modules.training.spikes import Ranges
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class Training(L.LightningModule):
         self.automatic_optimization = False
         self.model = model
         self.optim, self.total, self.seed = optim, total, seed
-        self.max_bad_steps = 5
+        self.max_bad_steps, self.replay_every = 5, 0
         self.product_dtype = torch.float32
         self.done = 0  # optimizer steps behind us, skipped ones included: the data position
         self.skipped: list[int] = []  # steps whose loss or gradient was not finite
@@ -53,6 +55,10 @@ class Training(L.LightningModule):
         self.recent: list[float] = []  # losses since the last row of the curve
         self.best: dict[str, Any] = {}  # validation result that model selection keeps
         self.best_weights: dict[str, Tensor] = {}
+        self.late: list[float] = []  # losses that a spike is told by
+        self.spikes: list[dict[str, Any]] = []
+        self.left_out: Ranges = []  # micro-batches, after rollbacks
+        self.back_to: int | None = None  # step to go back to
         self.exact = True  # False after resuming under other versions or threads
         self._saved_optimizer: dict[str, Tensor] = {}  # until the optimizers are there
         self.lr = 0.0
@@ -76,6 +82,9 @@ class Training(L.LightningModule):
             assert self.device_mesh is not None
             ranks.shard(self.model, self.device_mesh["data_parallel"])
 
+    def watch(self, loss: float) -> None:
+        """Look at the loss of a step that is about to be applied."""
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Build the optimizers (Lightning's hook)."""
         self.raw_optimizers = build_optimizers(self.model, self.optim, dtype=self.product_dtype)
@@ -83,20 +92,14 @@ class Training(L.LightningModule):
 
     def training_step(self, micro_batches: list[Any], index: int) -> None:
         """Do one optimizer step, or skip it when loss or gradient is not finite."""
-        total = torch.zeros((), device=self.device)
-        for i, batch in enumerate(micro_batches):
-            seed = mix(self.seed, self.done, i, self.global_rank)
-            torch.manual_seed(seed >> 1)  # the dropout masks
-            in_place = self.plain_loss and self.trainer.world_size == 1
-            with self._no_sync(i + 1 < len(micro_batches)), in_place_gradients(in_place):
-                loss = self.micro_loss(batch)
-                self.manual_backward(loss)
-            total = total + loss.detach()  # in the type of the loss
-        mean = float(self.trainer.strategy.reduce(total, reduce_op="mean"))
+        mean = self._accumulate(micro_batches)
+        if self.replay_every and self.done % self.replay_every == 0:
+            self._replay(micro_batches, mean)
         limit = self.optim.grad_clip or math.inf
         norm = float(ranks.whole(nn.utils.clip_grad_norm_(self.model.parameters(), limit)))
         self.lr = learning_rate(self.done, self.total, self.optim)
         if math.isfinite(mean) and math.isfinite(norm):
+            self.watch(mean)
             set_learning_rate(self.raw_optimizers, self.lr)
             for optimizer in self.raw_optimizers:
                 optimizer.step()
@@ -107,6 +110,27 @@ class Training(L.LightningModule):
         for optimizer in self.raw_optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.done += 1
+
+    def _accumulate(self, micro_batches: list[Any]) -> float:
+        """Add the gradients of all micro-batches to `.grad`; return the mean loss of all ranks."""
+        total = torch.zeros((), device=self.device)
+        for i, batch in enumerate(micro_batches):
+            seed = mix(self.seed, self.done, i, self.global_rank)
+            torch.manual_seed(seed >> 1)  # the dropout masks
+            in_place = self.plain_loss and self.trainer.world_size == 1
+            with self._no_sync(i + 1 < len(micro_batches)), in_place_gradients(in_place):
+                loss = self.micro_loss(batch)
+                self.manual_backward(loss)
+            total = total + loss.detach()  # in the type of the loss
+        return float(self.trainer.strategy.reduce(total, reduce_op="mean"))
+
+    def _replay(self, micro_batches: list[Any], loss: float) -> None:
+        """Compute loss and gradients again; they must be the same bits (replay.py)."""
+        first = gradients_of(self.model)
+        for optimizer in self.raw_optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        again = self._accumulate(micro_batches)
+        compare(self.done + 1, (loss, first), (again, gradients_of(self.model)))
 
     def _skip(self, loss: float, norm: float) -> None:
         """Leave the weights as they are; stop after too many such steps in a row (R16).
@@ -145,6 +169,9 @@ class Training(L.LightningModule):
             "curve": self.curve,
             "recent": self.recent,
             "best": self.best,
+            "late": self.late,
+            "spikes": self.spikes,
+            "left_out": self.left_out,
             "exact": self.exact,
             "fingerprint": fingerprint,
             "environment": environment(self.config),
@@ -157,6 +184,8 @@ class Training(L.LightningModule):
         values = saved.values
         self.done, self.skipped, self.curve = values["step"], values["skipped"], values["curve"]
         self.recent, self.best, self.exact = values["recent"], values["best"], values["exact"]
+        self.late, self.spikes = values["late"], values["spikes"]
+        self.left_out = [(first, stop) for first, stop in values["left_out"]]
         now = environment(self.config)
         if values["environment"] != now:
             self.exact = False
@@ -186,6 +215,20 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """Return the model's parameters by name, each once (sharded ones as their shards)."""
     ranks.reshard(model)
     return {name: p.detach() for name, p in model.named_parameters()}
+
+
+def finite(validation: dict[str, float], step: int) -> dict[str, float]:
+    """Return validation numbers that may be written down.
+
+    Raises:
+        FloatingPointError: one is not finite, so the weights are not good any more.
+    """
+    if bad := [f"{name} {x}" for name, x in validation.items() if not math.isfinite(x)]:
+        raise FloatingPointError(
+            f"{', '.join(bad)} after step {step}: not written down; the checkpoints before it are "
+            "good: run it again to go on from there, with a lower optim.lr if it comes back"
+        )
+    return validation
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from modules.files import sha256
 from modules.training.events import EventFile, read_events
 from modules.training.fit import INTERRUPTED, Result, child_environment, launch
 
@@ -77,31 +79,70 @@ def kill_until_done(forks, job, *, seconds: float, say: random.Random, kills: in
         killed += 1
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_killed_pretraining_ends_with_the_same_bytes(kind, forks, corpus, tiny, tmp_path, digests):
-    optim = {"lr": 1e-3, "warmup_steps": 4, "optimizer": kind}
+def test_killed_pretraining_ends_with_the_same_bytes(forks, corpus, tiny, tmp_path, digests):
+    optim = {"lr": 1e-3, "warmup_steps": 4, "optimizer": "muon"}
     whole = pretrain_job(corpus, tiny, tmp_path / "whole", optim=optim)
     seconds = forks.run(whole)["seconds"]
     wanted = digests(tmp_path / "whole")
     assert {"model.safetensors", "config.json", "training.json", "curve.jsonl"} <= set(wanted)
     assert not (tmp_path / "whole/state").exists()
     job = pretrain_job(corpus, tiny, tmp_path / "killed", optim=optim)
-    kill_until_done(forks, job, seconds=seconds * 0.8, say=random.Random(kind), kills=3)
+    kill_until_done(forks, job, seconds=seconds * 0.8, say=random.Random(3), kills=3)
     assert digests(tmp_path / "killed") == wanted
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_hundred_kills(workers, forks, corpus, tiny, tmp_path, digests):
-    forks.run(pretrain_job(corpus, tiny, tmp_path / "whole"))
-    wanted, say, killed, run = digests(tmp_path / "whole"), random.Random(workers), 0, 0
-    while killed < 50:
-        job = pretrain_job(corpus, tiny, tmp_path / f"{run}", workers=workers)
-        killed += kill_until_done(forks, job, seconds=1.5, say=say, kills=10)
-        got = digests(tmp_path / f"{run}")
-        del got["training.json"], got["curve.jsonl"]  # the config in it names the workers
-        assert got.items() <= wanted.items()
+def ends_of(out: Path) -> dict[str, str]:
+    """The SHA-256 of a run's weights, and of weights, optimizer and RNG in its last state."""
+    state = out / "state" / f"step-{STEPS:08d}"
+    files = [out / "model.safetensors", *sorted(state.glob("*.safetensors"))]
+    assert len(files) == 4
+    return {path.name: sha256(path) for path in files}
+
+
+def kill_everywhere(forks, job, *, seconds: float, say: random.Random, kills: int) -> int:
+    """Kill a run at random moments and, every other time, inside a save; return how often."""
+    killed = 0
+    while True:
+        when = {"after": say.uniform(0, seconds)} if killed % 2 else {"aim": say.randrange(30)}
+        when = when if killed < kills else {}
+        code = forks.run(job, signal=signal.SIGKILL, keep_state=True, **when)["code"]
+        if code == 0:
+            return killed
+        assert code == -signal.SIGKILL, Path(job["events"]).with_suffix(".log")
+        killed += 1
+
+
+def check_kills(forks, corpus, tiny, folder: Path, *, runs: int, total: int) -> None:
+    """Kill runs of four kinds `total` times in all; each must end with the undisturbed bits."""
+    kinds = [(accumulate, workers) for accumulate in (4, 1) for workers in (0, 2)]
+    wanted, seconds, killed, run = {}, {}, 0, 0
+    for accumulate in (4, 1):
+        job = pretrain_job(corpus, tiny, folder / f"whole-{accumulate}", accumulate=accumulate)
+        seconds[accumulate] = forks.run(job, keep_state=True)["seconds"]
+        wanted[accumulate] = ends_of(Path(job["out"]))
+    assert wanted[4] != wanted[1]
+    say = random.Random(total)
+    while run < runs or killed < total:
+        accumulate, workers = kinds[run % len(kinds)]
+        job = pretrain_job(corpus, tiny, folder / f"{run}", accumulate=accumulate, workers=workers)
+        moment = 0.8 * seconds[accumulate]
+        kills = -(-(total - killed) // max(1, runs - run))
+        killed += kill_everywhere(forks, job, seconds=moment, say=say, kills=kills)
+        assert ends_of(Path(job["out"])) == wanted[accumulate], job["out"]
+        shutil.rmtree(job["out"])
         run += 1
+    print(f"{killed} kills, {run} of {run} runs identical")  # noqa: T201  pytest -s shows it
+
+
+@pytest.mark.timeout(600)  # a quarter of a minute, if nobody else is at work
+def test_sixty_kills(forks, corpus, tiny, tmp_path):
+    check_kills(forks, corpus, tiny, tmp_path, runs=4, total=60)
+
+
+@pytest.mark.slow  # 14 minutes on two busy cores
+@pytest.mark.timeout(3600)
+def test_a_thousand_kills_over_a_hundred_runs(forks, corpus, tiny, tmp_path):
+    check_kills(forks, corpus, tiny, tmp_path, runs=100, total=1000)
 
 
 def test_killed_finetuning_ends_with_the_same_bytes(

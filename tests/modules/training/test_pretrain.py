@@ -13,7 +13,7 @@ from modules.model.base import Decoder
 from modules.model.checkpoint import load
 from modules.training import state
 from modules.training.config import OptimConfig, PretrainConfig
-from modules.training.pretrain import PretrainData, pretrain
+from modules.training.pretrain import PretrainData, PretrainModule, pretrain
 from modules.training.windows import Stream, held_out
 
 
@@ -226,3 +226,38 @@ def test_a_finished_run_is_not_run_again_unless_damaged(corpus, tiny, tmp_path, 
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert pretrain(*paths(corpus), tmp_path, config) == counts
     assert "model.safetensors is damaged" in caplog.text and digests(tmp_path) == wanted
+
+
+def test_replayed_steps_change_nothing_and_find_a_wrong_bit(
+    corpus, tiny, tmp_path, digests, monkeypatch
+):
+    for name, every in {"plain": 0, "replayed": 1}.items():
+        config = config_of(tiny, max_steps=6, accumulate=2, replay_every=every)
+        pretrain(*paths(corpus), tmp_path / name, config)
+    weights = [digests(tmp_path / name)["model.safetensors"] for name in ("plain", "replayed")]
+    assert weights[0] == weights[1]
+
+    real, calls = Decoder.lm_loss, []
+
+    def wrong_once(self, *args, **kwargs):
+        calls.append(1)
+        loss = real(self, *args, **kwargs)
+        return loss * (1 + 1e-6) if len(calls) == 6 else loss  # step 5; 1 is replayed too
+
+    monkeypatch.setattr(Decoder, "lm_loss", wrong_once)
+    config = config_of(tiny, max_steps=9, checkpoint_every=2, val_every=0, replay_every=4)
+    with pytest.raises(RuntimeError, match=r"step 5 computed twice .* gradient of .* at index \["):
+        pretrain(*paths(corpus), tmp_path / "wrong", config)
+    assert state.load_newest(tmp_path / "wrong/state").values["step"] == 4
+
+
+def test_the_best_validated_checkpoint_stays(corpus, tiny, tmp_path, monkeypatch):
+    losses = iter([5.0, 3.0, 4.0, 4.5, 4.6, 4.7, 4.8])
+    monkeypatch.setattr(PretrainModule, "validate", lambda self: {"val_loss": next(losses)})
+    monkeypatch.setattr("modules.training.loop._remove", lambda folder: None)
+    config = config_of(tiny, max_steps=12, val_every=2, checkpoint_every=2, keep_checkpoints=2)
+    pretrain(*paths(corpus), tmp_path, config)
+    kept = [int(path.name[5:]) for path in sorted((tmp_path / "state").iterdir())]
+    assert kept == [4, 10, 12]
+    newest = state.load_newest(tmp_path / "state")
+    assert newest.values["best"] == {"step": 4, "val_loss": 3.0}
