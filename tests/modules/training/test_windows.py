@@ -111,7 +111,7 @@ def test_ranks_share_out_the_rows_of_one_process(ranks, tokens, tiny, monkeypatc
         whole, parts = data.micro_batch(number), []
         for rank in range(ranks):
             with monkeypatch.context() as patch:
-                patch.setattr("modules.training.pretrain.rank_of", lambda _, at=(rank, ranks): at)
+                patch.setattr("modules.training.lm.rank_of", lambda _, at=(rank, ranks): at)
                 parts.append(data.micro_batch(number))
         assert (torch.cat(parts) == whole).all()
 
