@@ -54,7 +54,7 @@ def ranks() -> Iterator[Ranks]:
     server = Ranks()
     yield server
     server.process.stdin.close()
-    server.process.wait(10)
+    server.process.wait(60)
 
 
 def job(corpus, model, out: Path, **changes):
