@@ -14,7 +14,7 @@ from modules.model.config import GPTConfig
 from modules.training import loop
 from modules.training.config import OptimConfig, PretrainConfig
 from modules.training.corpora import HeldOut
-from modules.training.pretrain import PretrainData, PretrainModule
+from modules.training.lm import PretrainData, PretrainModule
 from modules.training.windows import Stream
 
 settings = job()

@@ -11,7 +11,7 @@ from modules.model.config import GPTConfig
 from modules.training import loop
 from modules.training.config import OptimConfig, PretrainConfig
 from modules.training.corpora import Corpora
-from modules.training.pretrain import PretrainData, PretrainModule
+from modules.training.lm import PretrainData, PretrainModule
 
 settings = job()
 RECIPE = {"optimizer": "muon", "warmup_steps": 20}

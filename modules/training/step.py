@@ -95,8 +95,7 @@ class Training(L.LightningModule):
         mean = self._accumulate(micro_batches)
         if self.replay_every and self.done % self.replay_every == 0:
             self._replay(micro_batches, mean)
-        limit = self.optim.grad_clip or math.inf
-        norm = float(ranks.whole(nn.utils.clip_grad_norm_(self.model.parameters(), limit)))
+        norm = self._clip()
         self.lr = learning_rate(self.done, self.total, self.optim)
         if math.isfinite(mean) and math.isfinite(norm):
             self.watch(mean)
@@ -110,6 +109,15 @@ class Training(L.LightningModule):
         for optimizer in self.raw_optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.done += 1
+
+    def _clip(self) -> float:
+        """Return the gradients' norm; scale them where it is above the limit (not a pass else)."""
+        trained = [p for p in self.model.parameters() if p.grad is not None]
+        total = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        norm = float(ranks.whole(total))
+        if norm > (self.optim.grad_clip or math.inf):
+            nn.utils.clip_grads_with_norm_(trained, self.optim.grad_clip, total)
+        return norm
 
     def _accumulate(self, micro_batches: list[Any]) -> float:
         """Add the gradients of all micro-batches to `.grad`; return the mean loss of all ranks."""
