@@ -1,5 +1,6 @@
 """The commands that size up a preset: `textmill plan` and `textmill profile`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ def plan(
 ) -> None:
     """Show what pretraining a preset takes: parameters, FLOPs, memory, tokens, time here."""
     run = load_preset(preset, settings)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # warns of memory older than a profile
     from flows.sizing import plan_tables
 
     console.print(f"[bold]Plan of {run.name}[/bold]\n")

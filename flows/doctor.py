@@ -106,7 +106,7 @@ def allocator_check() -> Check:
         return Check("allocator", True, Path(preload).name)
     if not keeps_pages():
         found = " ".join(platform.libc_ver()) or "the system's"
-        mend = "apt install libtcmalloc-minimal4: CPU training in bfloat16 is 1.3 times as fast"
+        mend = "apt install libtcmalloc-minimal4: bfloat16 without kernels is 1.3 times as fast"
         return Check("allocator", False, found, mend)
     if huge_pages() == "never":
         mend = "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled (as root)"

@@ -177,9 +177,8 @@ SAMPLE = RunConfig(
         model=GPTConfig(vocab_size=1024, n_positions=256, n_layer=3, n_embd=128, n_head=2),
         # Muon was far ahead of AdamW in one short trial each (untuned rates, unequal batches).
         optim=OptimConfig(optimizer="muon", lr=0.01, warmup_steps=20, min_lr_fraction=0.05),
-        precision="32-true",  # the same bits on any processor's bfloat16, or none
         batch_size=8,
-        max_steps=1600,
+        max_steps=2400,
         val_every=200,
         val_windows=128,
         checkpoint_every=100,
@@ -194,7 +193,6 @@ SAMPLE = RunConfig(
             batch_size=16,
             max_train_tokens=160_000,
             max_val_examples=100,
-            precision="32-true",
             threads=1,
         ),
         token_limits={

@@ -18,7 +18,7 @@ from torch import Tensor
 from modules.evaluation.config import Precision
 from modules.evaluation.spans import Span, encode_pair, pair_spans, rolling_spans
 from modules.files import Progress, silent
-from modules.model.base import Decoder
+from modules.model.base import Decoder, wide
 from modules.model.generate import GenerationConfig, generate
 from modules.tokenizer import Tokenizer
 
@@ -252,7 +252,7 @@ def read_scores(
 def token_logprobs(model: Decoder, rows: Tensor, targets: Tensor) -> tuple[list[float], list[bool]]:
     """Return log P of each target and whether it is the most probable token, in chunks.
 
-    Logits are float32 always: GPT-2's are around -100, where bfloat16's steps are 0.5.
+    Logits are float32 at least: GPT-2's are around -100, where bfloat16's steps are 0.5.
     """
     logprobs: list[float] = []
     greedy: list[bool] = []
@@ -260,7 +260,8 @@ def token_logprobs(model: Decoder, rows: Tensor, targets: Tensor) -> tuple[list[
     with torch.autocast(rows.device.type, enabled=False):
         for start in range(0, len(rows), step):
             target = targets[start : start + step]  # (n,)
-            logits = model.logits(rows[start : start + step].float())  # (n, V)
+            hidden = rows[start : start + step]
+            logits = model.logits(hidden.to(wide(hidden.dtype)))  # (n, V)
             logprobs += (-F.cross_entropy(logits, target, reduction="none")).tolist()
             greedy += (logits.gather(1, target[:, None])[:, 0] >= logits.amax(1)).tolist()
     return logprobs, greedy

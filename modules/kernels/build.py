@@ -15,8 +15,10 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,20 @@ def library() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         log.warning("the CPU kernels could not be built, using plain PyTorch: %s", error)
         return None
+
+
+def call(name: str, *arguments: Tensor | int | float) -> None:
+    """Call a C function: tensors as pointers (contiguous), whole numbers as long."""
+    found = library()
+    assert found is not None
+    found[name](*map(_argument, arguments))
+
+
+def _argument(value: Tensor | int | float) -> Any:
+    if isinstance(value, Tensor):
+        assert value.is_contiguous(), "kernels take contiguous tensors"
+        return ctypes.c_void_p(value.data_ptr())
+    return ctypes.c_long(value) if isinstance(value, int) else ctypes.c_float(value)
 
 
 def status() -> str:

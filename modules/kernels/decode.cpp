@@ -1,7 +1,8 @@
 // A GPT's forward pass for the next few tokens of one row, its keys and values kept: decoding.
 //
-// Two kinds of matrices: float32 as PyTorch has them (n, k), k a multiple of 64, for some tokens at once; and int8
-// for one token, in panels of 16 rows, k after k, with a bfloat16 scale for 64 k's of each row.
+// Two kinds of matrices, k a multiple of 64: float32 as PyTorch has them (n, k), for some tokens at
+// once; and int8 for one token, in panels of 16 rows, k after k, with a bfloat16 scale for 64 k's
+// of each row.
 // All is float32 but for the int8 weights. C features, H heads of D, N positions of room.
 #include "vectors.h"
 
@@ -26,7 +27,7 @@ struct Part {  // a thread's share of `count` things
   }
 };
 
-inline __m512 load(const int8_t* p) {
+inline __m512 load_int8(const int8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
 }
 
@@ -37,11 +38,11 @@ void int8_panel(const int8_t* w, const bf16* scale, const float* x, long k, floa
     for (long j = 0; j < GROUP; j += 4, w += 4 * PANEL) {
       _mm_prefetch((const char*)w + 4096, _MM_HINT_T0);  // a page ahead: one stream per thread
       for (int i = 0; i < 4; i++) {
-        sum[i] = _mm512_fmadd_ps(set(x[g + j + i]), load(w + i * PANEL), sum[i]);
+        sum[i] = _mm512_fmadd_ps(set(x[g + j + i]), load_int8(w + i * PANEL), sum[i]);
       }
     }
     __m512 all = _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3]));
-    total = _mm512_fmadd_ps(all, ::load(scale), total);
+    total = _mm512_fmadd_ps(all, load(scale), total);
   }
   store(y, total);
 }
@@ -54,11 +55,11 @@ void float_tile(const float* w, const float* x, long k, float* y, long ld, long 
   for (long j = 0; j < k; j += 16) {
     __m512 a[ROWS];
     for (int r = 0; r < ROWS; r++) {
-      a[r] = ::load(row[r] + j);
+      a[r] = load(row[r] + j);
       _mm_prefetch((const char*)(row[r] + ROWS * k + j), _MM_HINT_T1);  // the next tile's
     }
     for (int i = 0; i < TILE; i++) {
-      __m512 b = ::load(x + i * k + j);
+      __m512 b = load(x + i * k + j);
       for (int r = 0; r < ROWS; r++) sum[i][r] = _mm512_fmadd_ps(a[r], b, sum[i][r]);
     }
   }
@@ -95,8 +96,8 @@ void apply(const Map& map, const float* x, long m, float* y, long ld, Each each)
   for (long i = 0; i < m; i++) {
     for (long r = from; r < to; r += PANEL) {
       __mmask16 mask = first(map.n - r);
-      __m512 sum = ::load(y + i * ld + r, mask);
-      if (map.bias) sum = _mm512_add_ps(sum, ::load(map.bias + r, mask));
+      __m512 sum = load(y + i * ld + r, mask);
+      if (map.bias) sum = _mm512_add_ps(sum, load(map.bias + r, mask));
       each(i, r, sum, mask);
     }
   }
@@ -115,17 +116,17 @@ void layer_norm(const float* x, const float* w, const float* b, float* y, long m
   for (long i = rows.from; i < rows.to; i++) {
     const float* row = x + i * c;
     __m512 sum = _mm512_setzero_ps(), square = sum;
-    for (long j = 0; j < c; j += 16) sum = _mm512_add_ps(sum, ::load(row + j, first(c - j)));
+    for (long j = 0; j < c; j += 16) sum = _mm512_add_ps(sum, load(row + j, first(c - j)));
     float mean = _mm512_reduce_add_ps(sum) / c;
     for (long j = 0; j < c; j += 16) {
-      __m512 d = _mm512_maskz_sub_ps(first(c - j), ::load(row + j, first(c - j)), set(mean));
+      __m512 d = _mm512_maskz_sub_ps(first(c - j), load(row + j, first(c - j)), set(mean));
       square = _mm512_fmadd_ps(d, d, square);
     }
     float scale = 1 / std::sqrt(_mm512_reduce_add_ps(square) / c + EPS);
     for (long j = 0; j < c; j += 16) {
       __mmask16 mask = first(c - j);
-      __m512 d = _mm512_mul_ps(_mm512_sub_ps(::load(row + j, mask), set(mean)), set(scale));
-      store(y + i * c + j, _mm512_fmadd_ps(d, ::load(w + j, mask), ::load(b + j, mask)), mask);
+      __m512 d = _mm512_mul_ps(_mm512_sub_ps(load(row + j, mask), set(mean)), set(scale));
+      store(y + i * c + j, _mm512_fmadd_ps(d, load(w + j, mask), load(b + j, mask)), mask);
     }
   }
 #pragma omp barrier
@@ -139,7 +140,7 @@ void attend(const float* q, const float* keys, const float* values, long n, long
     __m512 sum = _mm512_setzero_ps();
     for (long i = 0; i < d; i += 16) {
       __mmask16 mask = first(d - i);
-      sum = _mm512_fmadd_ps(::load(q + i, mask), ::load(keys + j * d + i, mask), sum);
+      sum = _mm512_fmadd_ps(load(q + i, mask), load(keys + j * d + i, mask), sum);
     }
     p[j] = _mm512_reduce_add_ps(sum) * scale;
   }
@@ -147,7 +148,7 @@ void attend(const float* q, const float* keys, const float* values, long n, long
   __m512 total = _mm512_setzero_ps();
   for (long j = 0; j < n; j += 16) {
     __mmask16 mask = first(n - j);
-    __m512 e = exp2(_mm512_sub_ps(::load(p + j, mask), set(largest)));
+    __m512 e = exp2(_mm512_sub_ps(load(p + j, mask), set(largest)));
     store(p + j, e, mask);
     total = _mm512_mask_add_ps(total, mask, total, e);
   }
@@ -156,7 +157,7 @@ void attend(const float* q, const float* keys, const float* values, long n, long
     __mmask16 mask = first(d - i);
     __m512 sum[2] = {};
     for (long j = 0; j < n; j++) {
-      sum[j % 2] = _mm512_fmadd_ps(set(p[j]), ::load(values + j * d + i, mask), sum[j % 2]);
+      sum[j % 2] = _mm512_fmadd_ps(set(p[j]), load(values + j * d + i, mask), sum[j % 2]);
     }
     store(out + i, _mm512_div_ps(_mm512_add_ps(sum[0], sum[1]), divisor), mask);
   }
@@ -212,8 +213,8 @@ extern "C" void decode_pack(const float* w, int8_t* out, bf16* scales, long n, l
 // Logits (m, ld) of m tokens that follow `pos` others.
 //
 // weights: of each layer ln_1's and ln_2's weight and bias, and of c_attn, c_proj, c_fc, c_proj the
-// matrix, its scales and bias; then ln_f's weight and bias (none for post-norm), and the same of the
-// output matrix (v, C). x: embeddings (m, C), overwritten. keys, values: (layers, heads, room, d).
+// matrix, its scales and bias; then ln_f's weight and bias (none for post-norm), and the output
+// matrix (v, C) with its scales. x: embeddings (m, C), overwritten. keys, values: (layers, heads, room, d).
 // work: room for (m up to a multiple of 6) * 9 C float32. ld: v up to a multiple of 16.
 extern "C" void decode_forward(
     const void* const* weights, float* x, float* keys, float* values, float* logits, float* work,
@@ -221,11 +222,17 @@ extern "C" void decode_forward(
   long c = heads * d, ld = (v + PANEL - 1) / PANEL * PANEL;
   long some = (m + TILE - 1) / TILE * TILE;
   float *y = work, *qkv = y + some * c, *a = qkv + some * 3 * c, *h = a + some * c;
+  float* in = pre_norm ? y : x;  // what a half block's first map reads
 #pragma omp parallel
   {
     const void* const* p = weights;
     auto add = [=](long i, long r, __m512 sum, __mmask16 mask) {
-      store(x + i * c + r, _mm512_add_ps(::load(x + i * c + r, mask), sum), mask);
+      store(x + i * c + r, _mm512_add_ps(load(x + i * c + r, mask), sum), mask);
+    };
+    auto put = [](float* out, long width) {
+      return [=](long i, long r, __m512 sum, __mmask16 mask) {
+        store(out + i * width + r, sum, mask);
+      };
     };
     for (long layer = 0; layer < layers; layer++) {
       const float* const* norms = (const float* const*)p;
@@ -234,13 +241,11 @@ extern "C" void decode_forward(
       Map fc = next(p, 4 * c, c), proj = next(p, c, 4 * c);
       float *k = keys + layer * room * c, *value = values + layer * room * c;
       if (pre_norm) layer_norm(x, norms[0], norms[1], y, m, c);
-      apply(c_attn, pre_norm ? y : x, m, qkv, 3 * c, [=](long i, long r, __m512 sum, __mmask16 mask) {
-        store(qkv + i * 3 * c + r, sum, mask);
-      });
+      apply(c_attn, in, m, qkv, 3 * c, put(qkv, 3 * c));
       attention(qkv, k, value, a, m, pos, heads, d, room);
       apply(c_proj, a, m, qkv, c, add);
-      layer_norm(x, norms[pre_norm ? 2 : 0], norms[pre_norm ? 3 : 1], pre_norm ? y : x, m, c);
-      apply(fc, pre_norm ? y : x, m, h, 4 * c, [=](long i, long r, __m512 sum, __mmask16 mask) {
+      layer_norm(x, norms[pre_norm ? 2 : 0], norms[pre_norm ? 3 : 1], in, m, c);
+      apply(fc, in, m, h, 4 * c, [=](long i, long r, __m512 sum, __mmask16 mask) {
         store(h + i * 4 * c + r, gelu(sum), mask);
       });
       apply(proj, h, m, qkv, c, add);
@@ -248,8 +253,6 @@ extern "C" void decode_forward(
     }
     if (pre_norm) layer_norm(x, (const float*)p[0], (const float*)p[1], y, m, c);
     p += 2;
-    apply(next(p, v, c), pre_norm ? y : x, m, logits, ld, [=](long i, long r, __m512 sum, __mmask16 mask) {
-      store(logits + i * ld + r, sum, mask);
-    });
+    apply(next(p, v, c), in, m, logits, ld, put(logits, ld));
   }
 }

@@ -6,7 +6,6 @@ again: the norm's output and GELU's are recomputed where a product needs them.
 B rows, T positions, M = B T, C features, H heads, V vocabulary.
 """
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from modules.kernels.build import library
+from modules.kernels.build import call, library
 
 HELD = 2**25  # logits held at once, bfloat16: 64 MiB
 
@@ -77,36 +76,6 @@ def embed(matrix: Tensor, tokens: Tensor) -> Tensor:
     return _Embedding.apply(matrix, tokens)
 
 
-def multiplies(matrices: list[Tensor], dtype: torch.dtype) -> bool:
-    """Tell whether the kernels take these matrices: float32 on a CPU, multiplied in bfloat16."""
-    fitting = all(
-        x.device.type == "cpu" and x.dtype == torch.float32 and not (x.shape[0] | x.shape[1]) & 1
-        for x in matrices
-    )
-    return dtype == torch.bfloat16 and fitting and library() is not None
-
-
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x W' (M, N) of x (M, K) bfloat16 and a float32 weight (N, K)."""
-    y = _bf16(len(x), len(weight))
-    _call("linear", x, weight, torch.zeros(len(weight)), y, len(x), *weight.shape)
-    return y
-
-
-def orthogonal(updates: list[Tensor], abc: tuple[float, float, float], steps: int) -> list[Tensor]:
-    """Return Newton-Schulz's x <- a x + (b x x' + c (x x')^2) x of float32 matrices, for Muon."""
-    out = [torch.empty_like(update) for update in updates]
-    rows, columns = ((ctypes.c_long * len(out))(*(x.shape[i] for x in out)) for i in (0, 1))
-    pointers = [
-        (ctypes.c_void_p * len(out))(*(x.data_ptr() for x in some)) for some in (updates, out)
-    ]
-    found = library()
-    assert found is not None and all(x.is_contiguous() for x in updates)
-    count, turns = ctypes.c_long(len(out)), ctypes.c_long(steps)
-    found.orthogonal(count, *pointers, rows, columns, turns, (ctypes.c_float * 3)(*abc))
-    return out
-
-
 class _AttentionBlock(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, n_head: int, eps: float, *weights: Tensor) -> Tensor:
@@ -115,11 +84,11 @@ class _AttentionBlock(torch.autograd.Function):
         x = x.contiguous()
         y, normalised, scale = _normalise(x, norm_w, norm_b, eps)
         qkv = _bf16(batch * t, 3 * c)
-        _call("linear", y, w, b, qkv, batch * t, 3 * c, c)
+        call("linear", y, w, b, qkv, batch * t, 3 * c, c)
         a, lse = _bf16(batch * t, c), torch.empty(batch, n_head, t)
-        _call("attention", qkv, a, lse, batch, t, n_head, c // n_head)
+        call("attention", qkv, a, lse, batch, t, n_head, c // n_head)
         out = torch.empty_like(x)
-        _call("linear_residual", a, w_out, b_out, x, out, batch * t, c, c)
+        call("linear_residual", a, w_out, b_out, x, out, batch * t, c, c)
         ctx.save_for_backward(normalised, scale, qkv, a, lse)
         ctx.weights, ctx.n_head = weights, n_head
         return out
@@ -136,11 +105,11 @@ class _AttentionBlock(torch.autograd.Function):
         d = _rounded(dx)
         out.weight("linear_weight", d, a, w=w_out, b=b_out)
         da, dqkv = _bf16(m, c), _bf16(m, 3 * c)
-        _call("linear_input", d, w_out, da, m, c, c)
+        call("linear_input", d, w_out, da, m, c, c)
         heads = (batch, t, ctx.n_head, c // ctx.n_head)
-        _call("attention_back", qkv, a, da, lse, dqkv, *heads)
+        call("attention_back", qkv, a, da, lse, dqkv, *heads)
         out.weight("linear_weight_norm", dqkv, normalised, norm_w, norm_b, w=w, b=b)
-        _call("linear_input", dqkv, w, da, m, 3 * c, c)
+        call("linear_input", dqkv, w, da, m, 3 * c, c)
         return out.norm(da, normalised, scale, dx), None, None, *out.all()
 
 
@@ -152,9 +121,9 @@ class _MLPBlock(torch.autograd.Function):
         m, c, inner = x.numel() // x.shape[-1], x.shape[-1], w.shape[0]
         y, normalised, scale = _normalise(x, norm_w, norm_b, eps)
         h, g = _bf16(m, inner), _bf16(m, inner)
-        _call("linear_gelu", y, w, b, h, g, m, inner, c)
+        call("linear_gelu", y, w, b, h, g, m, inner, c)
         out = torch.empty_like(x)
-        _call("linear_residual", g, w_out, b_out, x, out, m, c, inner)
+        call("linear_residual", g, w_out, b_out, x, out, m, c, inner)
         ctx.save_for_backward(normalised, scale, h)
         ctx.weights = weights
         return out
@@ -169,10 +138,10 @@ class _MLPBlock(torch.autograd.Function):
         m, (inner, c) = len(h), w.shape
         d = _rounded(dx)
         g, dh, dy = _bf16(m, inner), _bf16(m, inner), _bf16(m, c)
-        _call("linear_input_gelu", d, w_out, h, dh, g, m, c, inner)
+        call("linear_input_gelu", d, w_out, h, dh, g, m, c, inner)
         out.weight("linear_weight", d, g, w=w_out, b=b_out)
         out.weight("linear_weight_norm", dh, normalised, norm_w, norm_b, w=w, b=b)
-        _call("linear_input", dh, w, dy, m, inner, c)
+        call("linear_input", dh, w, dy, m, inner, c)
         return out.norm(dy, normalised, scale, dx), None, *out.all()
 
 
@@ -193,11 +162,11 @@ class _Loss(torch.autograd.Function):
         for i in range(0, n, step):
             rows = slice(i, min(i + step, n))
             logits, sizes = _logits((rows.stop - i) * ld), (ld, rows.stop - i, v)
-            _call("head_logits", x[rows], matrix, logits, *sizes, c)
+            call("head_logits", x[rows], matrix, logits, *sizes, c)
             of_rows = (targets[rows].contiguous(), weights[rows], losses[rows])
-            _call("cross_entropy", logits, *of_rows, *sizes)
+            call("cross_entropy", logits, *of_rows, *sizes)
             if wanted:
-                _call("head_back", logits, x[rows], matrix, dx[rows], dw, *sizes, c, int(add))
+                call("head_back", logits, x[rows], matrix, dx[rows], dw, *sizes, c, int(add))
             add = True
         ctx.in_place = _in_place
         ctx.save_for_backward(dx, None if _in_place else dw)
@@ -241,14 +210,14 @@ class _Gradients:
     def weight(self, name: str, dy: Tensor, x: Tensor, *more: Tensor, w: Tensor, b: Tensor) -> None:
         """Make the gradients of a map's matrix and bias."""
         (dw, add), (db, _) = self.places[id(w)], self.places[id(b)]
-        _call(name, dy, x, *more, dw, db, len(dy), *w.shape, int(add))
+        call(name, dy, x, *more, dw, db, len(dy), *w.shape, int(add))
 
     def norm(self, dy: Tensor, normalised: Tensor, scale: Tensor, residual: Tensor) -> Tensor:
         """Make the norm's gradients; return the block's own (B, T, C), residual included."""
         (dw, add), (db, _) = self.places[id(self.weights[0])], self.places[id(self.weights[1])]
         dx = torch.empty_like(residual)
         sizes = (*dy.shape, int(add))
-        _call(
+        call(
             "layer_norm_input", dy, normalised, scale, self.weights[0], residual, dx, dw, db, *sizes
         )
         return dx
@@ -274,14 +243,14 @@ def _normalise(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Ten
     c = x.shape[-1]
     m = x.numel() // c
     y, normalised, scale = _bf16(m, c), _bf16(m, c), torch.empty(m)
-    _call("layer_norm", x, weight, bias, y, normalised, scale, m, c, eps)
+    call("layer_norm", x, weight, bias, y, normalised, scale, m, c, eps)
     return y, normalised, scale
 
 
 def _rounded(x: Tensor) -> Tensor:
     """Return x as bfloat16 (M, C)."""
     y = _bf16(x.numel() // x.shape[-1], x.shape[-1])
-    _call("to_bf16", x, y, x.numel())
+    call("to_bf16", x, y, x.numel())
     return y
 
 
@@ -301,17 +270,3 @@ def _logits(count: int) -> Tensor:
 
 def _bf16(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.bfloat16)
-
-
-def _call(name: str, *arguments: Tensor | int | float) -> None:
-    """Call a C function: tensors as pointers (contiguous), whole numbers as long."""
-    found = library()
-    assert found is not None
-    found[name](*map(_argument, arguments))
-
-
-def _argument(value: Tensor | int | float) -> Any:
-    if isinstance(value, Tensor):
-        assert value.is_contiguous(), "kernels take contiguous tensors"
-        return ctypes.c_void_p(value.data_ptr())
-    return ctypes.c_long(value) if isinstance(value, int) else ctypes.c_float(value)

@@ -45,7 +45,7 @@ def speculate(model: GPT, cache: Cache, token: int, choose: Choose, count: int) 
     The row's keys and values are float32's for as many tokens as cache.lengths says.
     """
     exact, draft = _Forward(model, cache, _own(model)), _Forward(model, cache, _rounded(model))
-    step, size = 0, 2 * SHORTEST
+    step, size = 0, BLOCK // 2
     while step < count:
         tokens = [token]
         start = cache.lengths[0]

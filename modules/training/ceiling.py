@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from modules.kernels import ops
+from modules.kernels import products
 from modules.kernels.linear import linear
 
 
@@ -24,9 +24,9 @@ def _products(kind: str, dtype: torch.dtype, size: int) -> list[Callable[[], obj
     drawn = torch.Generator(kind).manual_seed(0)  # leaves the training's own draws alone
     matrix = torch.rand(size, size, device=kind, generator=drawn)
     low = matrix.to(dtype)
-    if not ops.multiplies([matrix], dtype):
+    if not products.multiplies([matrix], dtype):
         return [lambda: linear(low, low)]
-    return [lambda: linear(low, low), lambda: ops.product(low, matrix)]
+    return [lambda: linear(low, low), lambda: products.product(low, matrix)]
 
 
 def _rate(kind: str, product: Callable[[], object], size: int, seconds: float) -> float:

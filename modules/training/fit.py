@@ -16,7 +16,6 @@ import ctypes
 import ctypes.util
 import json
 import logging
-import math
 import os
 import platform
 import signal
@@ -31,6 +30,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from modules.files import write_json
+from modules.training.agent import lasting_error, ranks_of, read_status, run_ranks, tell_agent
 from modules.training.events import EventFile, beside, follow_events, read_events
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 INTERRUPTED = 75  # exit code of an interrupted run that can be resumed (EX_TEMPFAIL)
 GRACE = 25.0  # seconds to finish a step and save; Prefect kills everything at 30
 POLL = 0.5  # seconds between looks at the event file
-RESTARTS = 3  # as in TrainingConfig
 PARENT = "TEXTMILL_PARENT"  # environment: the process id that the training does not outlive
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SECRETS = ("PREFECT_", "AWS_", "AZURE_", "GOOGLE_", "GITHUB_", "HF_TOKEN", "MLFLOW_")
@@ -93,10 +92,11 @@ def main(path: Path) -> int:
     rank = os.environ.get("RANK")
     parent = os.environ.pop(PARENT, None)
     die_with_parent(int(parent) if rank is None and parent else os.getppid() if rank else None)
-    sizes = (job["config"].get(name, 1) for name in ("devices", "nodes"))
-    if rank is None and math.prod(sizes) > 1:
-        return run_ranks(path, job)
+    if rank is None and ranks_of(job["config"]) > 1:
+        return {"completed": 0, "interrupted": INTERRUPTED}.get(run_ranks(path, job), 1)
     emit = EventFile(Path(job["events"]), silent=rank not in (None, "0"))
+    if rank is not None and lasting_error(emit.path):
+        return 1  # started again, for nothing
     emit.status("running")
     try:
         finished = not flag.set and train(job, emit, flag)
@@ -108,54 +108,6 @@ def main(path: Path) -> int:
         raise
     emit.status("completed" if finished else "interrupted")
     return 0 if finished else INTERRUPTED
-
-
-def run_ranks(path: Path, job: dict[str, Any]) -> int:
-    """Start this machine's ranks under torch.distributed.run; return the run's exit code.
-
-    The agent starts all of them again when one dies. It answers SIGTERM by passing it on and
-    waiting; the status file says how it went, for the agent's own exit code does not (ECOSYSTEM.md
-    C.2).
-    """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import main as torchrun
-
-    # Ranks that start again would find the addresses of the dead in the agent's store and wait for
-    # them: let rank 0 open a store of its own each time (pytorch issue 135712).
-    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    emit = EventFile(Path(job["events"]))
-    emit.status("starting")
-    try:
-        torchrun([*agent_arguments(job["config"]), "-m", "modules.training.fit", str(path)])
-    except SignalException:
-        if state_of(emit.path) in ("starting", "running"):  # they had no time to save
-            emit.status("interrupted")
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        log.error("the ranks ended: %s", error)
-        emit.status("failed", error=f"rank {rank}: {failure.message}")
-    return {"completed": 0, "interrupted": INTERRUPTED}.get(state_of(emit.path), 1)
-
-
-def tell_agent(error: Exception) -> None:
-    """Leave the error where the agent looks for what ended the first of its ranks."""
-    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
-    get_error_handler().record_exception(error)
-
-
-def agent_arguments(config: dict[str, Any]) -> list[str]:
-    """Return torch.distributed.run's arguments; between machines it reads the rest from PET_*."""
-    nodes = config.get("nodes", 1)
-    where = ["--standalone"] if nodes == 1 else ["--nnodes", str(nodes)]
-    devices, restarts = config.get("devices", 1), config.get("restarts", RESTARTS)
-    return [*where, "--nproc-per-node", str(devices), "--max-restarts", str(restarts)]
-
-
-def state_of(events: Path) -> str:
-    """Return the state in the status file beside an event file."""
-    return str(json.loads(beside(events, "status").read_text())["state"])
 
 
 def train(job: dict[str, Any], emit: Callable[[dict[str, Any]], None], flag: StopFlag) -> bool:
@@ -284,8 +236,7 @@ def stop(child: subprocess.Popen[bytes]) -> None:
 
 def result_of(events: Path, code: int) -> Result:
     """Judge a finished process by its exit code and its status file."""
-    path = beside(events, "status")
-    status: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    status = read_status(events)
     step = int(status.get("step", 0))
     if code == 0 and status.get("state") == "completed":
         return Result("completed", step)
@@ -315,8 +266,9 @@ def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
 def allocator() -> dict[str, str]:
     """Return what makes the child's malloc keep its pages.
 
-    glibc's own settings give tcmalloc's speed (within 4 %, three precisions and sizes; glibc as it
-    is: 1.04 to 1.35 times slower; jemalloc as it is: 1.2 to 1.4), so tcmalloc is for other libcs.
+    glibc's own settings give tcmalloc's speed (within 4 % at two sizes; glibc as it is 1.27 to 1.35
+    times slower in bfloat16, jemalloc 1.35), so tcmalloc is for other libcs. With the compiled
+    kernels, which reuse their buffers, no allocator differs by more than 3 %.
     """
     library = None if keeps_pages() else ctypes.util.find_library("tcmalloc_minimal")
     return {"LD_PRELOAD": library} if library else ALLOCATOR

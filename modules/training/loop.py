@@ -10,9 +10,7 @@ import logging
 import os
 import shutil
 import signal
-import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -27,15 +25,14 @@ from modules.files import sha256, write_json
 from modules.model.checkpoint import WEIGHTS
 from modules.training import ranks
 from modules.training import state as states
-from modules.training.ceiling import ceiling
 from modules.training.config import TrainingConfig
+from modules.training.meter import Meter
 from modules.training.step import Training, finite
 from modules.training.writer import Writer
 
 log = logging.getLogger(__name__)
 
 FACTS = "training.json"  # written last
-LONG = 20.0  # seconds: runs that last longer measure the device's ceiling once, 0.3 s
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -56,21 +53,18 @@ class Between(L.Callback):
         self,
         config: TrainingConfig,
         safety: Safety,
+        meter: Meter,
+        writer: Writer,
         *,
         val_every: int,
-        tokens: Callable[[int], int],
-        flops: Callable[[int], int] | None,
-        writer: Writer,
     ) -> None:
-        self.config, self.safety, self.val_every, self.tokens = config, safety, val_every, tokens
-        self.flops, self.writer, self._ceiling = flops, writer, 0.0
+        self.config, self.safety, self.meter, self.val_every = config, safety, meter, val_every
+        self.writer = writer
         self.interrupted = False
-        self._warm = False
-        self._clock: deque[tuple[float, int]] = deque(maxlen=30)  # (time, step) of late events
 
     def on_train_start(self, trainer: L.Trainer, module: Training) -> None:  # type: ignore[override]
         """Start the clock, and take SIGTERM back from Lightning (it would exit with 0)."""
-        self._clock.append((time.monotonic(), module.done))
+        self.meter.start(module.done)
         handler = getattr(self.safety.stopping, "handler", None)
         if handler is not None:
             signal.signal(signal.SIGTERM, handler)
@@ -115,41 +109,24 @@ class Between(L.Callback):
 
     def _add_row(self, module: Training, validation: dict[str, float]) -> None:
         row: dict[str, Any] = {"step": module.done, "lr": module.lr, **validation}
-        row["tokens"] = self.tokens(module.done)
+        row["tokens"] = self.meter.tokens(module.done)
         if module.recent:
             row["loss"] = sum(module.recent) / len(module.recent)
         module.curve.append(row)
         module.recent = []
 
     def _tell(self, module: Training, validation: dict[str, float], last: bool) -> None:
-        now = time.monotonic()
-        first = not self._warm
-        if not (validation or last or first or now - self._clock[-1][0] >= 1.0):
+        if not (validation or last or self.meter.due):
             return
-        seconds, steps = now - self._clock[0][0], module.done - self._clock[0][1]
-        tokens = self.tokens(module.done) - self.tokens(module.done - steps)
-        if first:
-            self._clock.clear()  # the first step warms up and says nothing about the rate
-            self._warm = True
-            if self.flops and (module.total - module.done) * seconds > LONG:
-                kind, n = module.device.type, module.trainer.world_size
-                self._ceiling = ceiling(kind, module.product_dtype) * n
-                now = time.monotonic()
-        self._clock.append((now, module.done))
         event = {
             "step": module.done,
             "of": module.total,
             "lr": module.lr,
-            "tokens": self.tokens(module.done),
-            "tokens_per_second": round(tokens / seconds, 1),
-            "eta": round((module.total - module.done) * seconds / steps, 1),
             "skipped": len(module.skipped),
             "spikes": len(module.spikes),
+            **self.meter.read(module),
             **validation,
         }
-        if self._ceiling and self.flops:
-            rate = event["tokens_per_second"] * self.flops(module.done - 1)
-            event["mfu"] = round(rate / self._ceiling, 4)
         if module.loss is not None:  # numbers of the last step that was applied
             event |= {"loss": module.loss, "grad_norm": module.norm}
         self.safety.emit(event)
@@ -191,9 +168,7 @@ def run(
         _quiet(),
         reproducible(config.device_kind),
     ):
-        between = Between(
-            config, safety, val_every=val_every, tokens=tokens, flops=flops, writer=writer
-        )
+        between = Between(config, safety, Meter(tokens, flops), writer, val_every=val_every)
         trainer = L.Trainer(
             accelerator="gpu" if config.device_kind == "cuda" else "cpu",
             devices=config.devices,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modules.kernels import ops
+from modules.kernels import products
 from modules.training.config import OptimConfig
 from modules.training.ranks import cut_like, whole
 from modules.training.transfer import is_hidden_matrix, lr_ratio, width_ratio
@@ -121,8 +121,8 @@ ITERATIONS = 5  # the same
 
 def orthogonal(matrices: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Return roughly the nearest matrices with equal singular values, multiplied in `dtype`."""
-    if ops.multiplies(matrices, dtype):
-        return ops.orthogonal(matrices, NEWTON_SCHULZ, ITERATIONS)
+    if products.multiplies(matrices, dtype):
+        return products.orthogonal(matrices, NEWTON_SCHULZ, ITERATIONS)
     stacks: dict[torch.Size, list[int]] = {}
     for i, matrix in enumerate(matrices):
         stacks.setdefault(matrix.shape, []).append(i)

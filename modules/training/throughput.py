@@ -142,7 +142,8 @@ def measure(
 def ceiling_of(config: PretrainConfig) -> float:
     """Return the ceiling of all devices a config trains on, in its precision."""
     low = config.real_precision == "bf16-mixed"
-    return ceiling(config.device_kind, torch.bfloat16 if low else torch.float32) * config.ranks
+    dtype = torch.bfloat16 if low else config.weight_dtype
+    return ceiling(config.device_kind, dtype) * config.ranks
 
 
 def excerpt(config: PretrainConfig, seconds: float, ceiling: float) -> PretrainConfig:

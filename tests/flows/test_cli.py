@@ -24,6 +24,7 @@ def test_help_names_every_command(project):
     for command in (
         *("run", "up", "doctor", "models", "lineage", "checkout", "generate", "status"),
         *("corpus", "pretrain", "finetune", "evaluate", "promote", "study"),
+        *("plan", "profile"),
     ):
         assert command in text
 

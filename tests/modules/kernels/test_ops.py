@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modules.kernels import build, ops
+from modules.kernels import build, ops, products
 from modules.model.config import GPTConfig
 from modules.model.gpt import GPT
 from modules.training.optim import newton_schulz, orthogonal
@@ -202,7 +202,7 @@ def test_a_cache_that_others_may_write_is_not_trusted(tmp_path, monkeypatch):
 def test_newton_schulz_is_that_of_float64_up_to_bfloat16(shape):
     torch.manual_seed(0)
     matrices = [torch.randn(shape) for _ in range(3)]
-    assert ops.multiplies(matrices, torch.bfloat16)
+    assert products.multiplies(matrices, torch.bfloat16)
     for matrix, got in zip(matrices, orthogonal(matrices, torch.bfloat16), strict=True):
         (exact,) = newton_schulz(matrix[None].double())
         assert (got - exact).norm() / exact.norm() < 0.03

@@ -17,6 +17,7 @@ from modules.model import checkpoint
 from modules.model.gpt import GPT, GPTConfig
 from modules.model.releases import import_openai
 from modules.model.weights import export_hf, import_hf, read_hf
+from modules.tokenizer import TokenizerConfig, load, train
 
 transformers = pytest.importorskip("transformers")
 torch.set_num_threads(1)
@@ -291,3 +292,19 @@ def test_openai_release_of_gpt1(tmp_path):
     np.save(tmp_path / "params_3.npy", np.array([Evil()], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"params_3\.npy: not a plain"):
         import_openai(tmp_path, tmp_path / "ours")
+
+
+def test_transformers_loads_the_exported_tokenizer_with_equal_ids(tmp_path):
+    text = "the cat's hat, the cat sat: naïve 日本語 <|endoftext|>  12,345\n\n"
+    train([text, "the hat sat on the cat's mat"], tmp_path / "t", TokenizerConfig(vocab_size=290))
+    tokenizer = load(tmp_path / "t")
+    model = GPT(GPTConfig(**SIZES[0]).but(vocab_size=tokenizer.n_vocab))
+    checkpoint.save(model, tmp_path / "ours")
+    tokenizer.save(tmp_path / "ours/tokenizer")
+    export_hf(tmp_path / "ours", tmp_path / "hf")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    plain = text.replace("<|endoftext|>", "")
+    assert theirs(plain)["input_ids"] == tokenizer.encode(plain)
+    assert theirs.decode(tokenizer.encode(plain)) == plain
+    assert len(theirs) == tokenizer.n_vocab
+    assert theirs.eos_token_id == tokenizer.eot

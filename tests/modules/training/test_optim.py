@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.kernels import ops
+from modules.kernels import products
 from modules.model.gpt import GPT
 from modules.training.config import GPT1_FINETUNE_OPTIM, GPT1_OPTIM, OptimConfig
 from modules.training.optim import (
@@ -106,7 +106,7 @@ def test_muon_takes_the_hidden_matrices_only(tiny):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_muon_is_pytorchs(dtype, kernels, tiny, monkeypatch):
     if not kernels:
-        monkeypatch.setattr(ops, "multiplies", lambda matrices, dtype: False)
+        monkeypatch.setattr(products, "multiplies", lambda matrices, dtype: False)
     torch.manual_seed(0)
     ours, theirs = GPT(tiny), GPT(tiny)
     theirs.load_state_dict(ours.state_dict())
