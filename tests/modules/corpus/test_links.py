@@ -571,7 +571,14 @@ def test_the_short_way_gives_what_the_long_one_does(truth):
 @given(st.from_regex(addresses.PLAIN, fullmatch=True))
 @settings(max_examples=200, deadline=None)
 def test_the_short_way_gives_what_the_long_one_does_with_any_address(url):
-    assert canonical_url(url) == addresses._canonical(url)
+    assert outcome(canonical_url, url) == outcome(addresses._canonical, url)
+
+
+def outcome(function, url):
+    try:
+        return function(url)
+    except ValueError as error:  # a host longer than names may be
+        return str(error)
 
 
 @given(st.text(max_size=60), st.sampled_from(["", "http://", "https://a.example/", "https://"]))

@@ -88,7 +88,7 @@ def test_files_have_the_usual_mode(tmp_path):
         (lambda ts: ts | {"head.weight": torch.ones(1)}, r"unexpected: head\.weight"),
         (lambda ts: ts | {"wpe.weight": torch.ones(8, 9)}, r"wpe\.weight is \[8, 9\]"),
         (lambda ts: ts | {"ln_f.bias": torch.ones(8).int()}, r"ln_f\.bias is of type I32"),
-        (lambda ts: ts | {"ln_f.bias": torch.ones(8).double()}, r"ln_f\.bias is of type F64"),
+        (lambda ts: ts | {"ln_f.bias": torch.ones(8).bool()}, r"ln_f\.bias is of type BOOL"),
     ],
 )
 def test_wrong_tensors_are_refused_by_name(tmp_path, change, message):
