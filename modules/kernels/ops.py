@@ -66,7 +66,13 @@ def mlp_block(x: Tensor, norm: Any, mlp: Any) -> Tensor:
 
 
 def weighted_loss(hidden: Tensor, matrix: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Return sum(weight * -log P(target)) of features (N, C) float32 and a matrix (V, C)."""
+    """Return sum(weight * -log P(target)) of features (N, C) float32 and a matrix (V, C).
+
+    Raises:
+        IndexError: a target is no row of the matrix.
+    """
+    if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < len(matrix):
+        raise IndexError(f"targets {int(targets.min())} to {int(targets.max())} of {len(matrix)}")
     wanted = torch.is_grad_enabled() and (hidden.requires_grad or matrix.requires_grad)
     return _Loss.apply(hidden, matrix, targets, weights, wanted)
 

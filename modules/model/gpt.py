@@ -167,6 +167,7 @@ class Block(nn.Module):
         super().__init__()
         self.pre_norm = config.norm == "pre"
         self.drops = config.attn_dropout > 0 or config.resid_dropout > 0
+        self.even = config.n_embd // config.n_head % 2 == 0  # kernels read pairs of features
         self.ln_1 = nn.LayerNorm(config.n_embd, LN_EPS)
         self.attn = Attention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd, LN_EPS)
@@ -175,7 +176,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, layer: int, cache: Cache | None) -> Tensor:
         """Return the block's output (B, T, C)."""
         plain = self.pre_norm and cache is None and not (self.training and self.drops)
-        if plain and ops.usable(x):
+        if plain and self.even and ops.usable(x):
             return ops.mlp_block(ops.attention_block(x, self.ln_1, self.attn), self.ln_2, self.mlp)
         if self.pre_norm:  # GPT-2 paper, section 2.3
             x = x + self.attn(self.ln_1(x), layer, cache)

@@ -59,7 +59,7 @@ def fast(model: GPT, *pairs: tuple[torch.Tensor, torch.Tensor], in_place: bool =
 
 
 SIZES = [(100, 64, 64, 1), (333, 70, 128, 2), (101, 33, 96, 3), (1000, 130, 48, 3)]
-SIZES += [(65, 5, 32, 2), (777, 64, 160, 10), (8192, 200, 256, 2), (300, 65, 34, 1)]
+SIZES += [(65, 5, 32, 2), (777, 64, 160, 10), (8192, 200, 256, 2), (300, 65, 34, 1), (99, 9, 30, 2)]
 
 
 @here
@@ -135,6 +135,16 @@ def test_no_target_reaches_back_and_no_key_ahead():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         a, b = model(tokens), model(changed)
     assert torch.equal(a[0, :50], b[0, :50]) and not torch.equal(a[0, 50:], b[0, 50:])
+
+
+@here
+@pytest.mark.parametrize("wrong", [100, -1])
+def test_a_target_outside_the_vocabulary_is_refused(wrong):
+    model = model_of(100, 20, 64, 2)
+    tokens, targets = tokens_of(model, 2)
+    targets[1, 3] = wrong
+    with pytest.raises(IndexError, match="of 100"):
+        fast(model, (tokens, targets))
 
 
 @here
