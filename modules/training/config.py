@@ -23,7 +23,8 @@ class OptimConfig(Config):
 
     optimizer: Literal["adamw", "muon", "release_adam"] = "adamw"
     """adamw: PyTorch's fused AdamW. muon: Muon for the hidden matrices, AdamW for the rest (two
-    thirds of the steps at small size, each dearer). release_adam: the update rule of OpenAI's fine-tuning code."""
+    thirds of the steps at small size, each dearer). release_adam: the update rule of OpenAI's
+    fine-tuning code."""
     lr: float = Field(6e-4, gt=0)  # nanoGPT, 124M
     """Highest learning rate."""
     betas: tuple[float, float] = (0.9, 0.95)  # nanoGPT
