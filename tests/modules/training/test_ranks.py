@@ -335,10 +335,12 @@ def test_sigterm_reaches_all_ranks_through_the_agent(corpus, tiny, tmp_path):
     work = job(corpus, still(tiny), tmp_path / "out", devices=2, checkpoint_every=10**6)
     work["config"]["max_steps"] = 100_000
 
-    def stop_agent(event):
+    asked = []
+
+    def stop_agent(event):  # once: a second SIGTERM may end the agent, and its ranks with it
         for process in psutil.Process().children():
-            if "modules.training.fit" in process.cmdline():
-                process.terminate()
+            if not asked and "modules.training.fit" in process.cmdline():
+                asked.append(process.terminate())
 
     result = launch(work, on_event=stop_agent)
     assert result.state == "interrupted" and result.step > 0
