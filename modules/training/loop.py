@@ -84,9 +84,9 @@ class Between(L.Callback):
             ranks.reshard(module.model)
         if last or validation or module.done % self.config.log_every == 0:
             self._add_row(module, validation)
-        self._tell(module, validation, last)
-        module.keep()
         stop = self._agreed_to_stop(trainer)
+        self._tell(module, validation, last or stop)
+        module.keep()
         if stop or module.done % self.config.checkpoint_every == 0:
             self.save(trainer, module)
         if stop and not last:
