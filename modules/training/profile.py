@@ -11,18 +11,14 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 
 from modules.files import write_json
-from modules.training import loop
 from modules.training.config import PretrainConfig
 from modules.training.loop import Emit, Safety
 from modules.training.plan import trace_bytes
 from modules.training.throughput import (
     PHASES,
     Timed,
-    ceiling_of,
-    excerpt,
-    facts,
     never,
-    run,
+    observed,
     silent,
 )
 
@@ -58,14 +54,11 @@ def profile_step(
     stopping: Callable[[], bool] = never,
 ) -> dict[str, Any] | None:
     """Profile one step of a preset: write a Chrome trace and profile.json; None when stopped."""
-    safety = Safety(out / "state", "", emit, stopping)
-    loop.prepare(config, safety)
-    best = ceiling_of(config)
-    module = Profiled(excerpt(config, seconds, best))
-    if not run(module, safety):
+    seen = observed(Profiled, config, Safety(out / "state", "", emit, stopping), seconds)
+    if seen is None:
         return None
+    module, found = seen
     assert module.profile is not None
-    found = facts(config, module, best)
     if module.global_rank == 0:
         trace.parent.mkdir(parents=True, exist_ok=True)
         module.profile.export_chrome_trace(str(trace))

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import Tensor, nn
 
+from modules.kernels.build import library
 from modules.kernels.ops import in_place_gradients
 from modules.training import ranks
 from modules.training import state as states
@@ -254,8 +255,10 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def environment(config: TrainingConfig) -> dict[str, Any]:
-    """Return what the last bits depend on: library versions, threads, device and ranks."""
+    """Return what the last bits depend on: versions, threads, device, ranks and own kernels."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     versions = {name: version(name) for name in LIBRARIES}
     threads, layout = torch.get_num_threads(), ranks.layout(config)
-    return {"versions": versions, "threads": threads, "device": device, "ranks": layout}
+    kernels = config.real_precision == "bf16-mixed" and library() is not None
+    known = {"versions": versions, "threads": threads, "device": device, "ranks": layout}
+    return known | {"kernels": kernels}

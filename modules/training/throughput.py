@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -118,6 +118,19 @@ class Timed(PretrainModule):
         self._span[name] += time.perf_counter() - began
 
 
+T = TypeVar("T", bound=Timed)
+
+
+def observed(
+    kind: type[T], config: PretrainConfig, safety: Safety, seconds: float
+) -> tuple[T, dict[str, Any]] | None:
+    """Train an excerpt of a preset by a module that watches its steps; None when stopped early."""
+    loop.prepare(config, safety)
+    best = ceiling_of(config)
+    module = kind(excerpt(config, seconds, best))
+    return (module, facts(config, module, best)) if run(module, safety) else None
+
+
 def measure(
     config: PretrainConfig,
     out: Path,
@@ -127,13 +140,10 @@ def measure(
     stopping: Callable[[], bool] = never,
 ) -> dict[str, Any] | None:
     """Time some steps of a preset and write throughput.json; None when stopped early."""
-    safety = Safety(out / "state", "", emit, stopping)
-    loop.prepare(config, safety)
-    best = ceiling_of(config)
-    module = Timed(excerpt(config, seconds, best))
-    if not run(module, safety):
+    seen = observed(Timed, config, Safety(out / "state", "", emit, stopping), seconds)
+    if seen is None:
         return None
-    found = facts(config, module, best)
+    module, found = seen
     if module.global_rank == 0:
         write_json(out / MEASURED, found)
     return found
