@@ -37,7 +37,7 @@ class Example:
 
     id: str
     texts: tuple[tuple[str, ...], ...]
-    label: int
+    label: float  # an index (int), or a score where the task has a scale
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ class Task:
     items: Callable[[list[Row]], list[Any]]
     metrics: dict[str, Metric]  # the first one is the headline
     labels: tuple[str, ...] = ()  # label names in index order; rows hold the index or the name
+    scale: tuple[float, float] | None = None  # the label is a score between these
     splits: dict[str, str] = field(
         default_factory=dict
     )  # "train" -> file; empty: one file, `source`
@@ -158,7 +159,7 @@ def load_rows(task: Task, data: Path, split: str) -> list[Row]:
                     f"task {task.name} needs {', '.join(task.columns)}"
                 )
         if task.format in FINETUNE_FORMATS:
-            row["label"] = label_index(task, row, where)
+            row["label"] = score(task, row, where) if task.scale else label_index(task, row, where)
     return rows
 
 
@@ -171,6 +172,16 @@ def label_index(task: Task, row: Row, where: str) -> int:
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(allowed):
         return label
     raise ValueError(f"{where}: column 'label' is {label!r}; allowed: {', '.join(allowed)}")
+
+
+def score(task: Task, row: Row, where: str) -> float:
+    """Return a row's score."""
+    assert task.scale is not None, "only tasks with a scale have scores"
+    low, high = task.scale
+    label = row["label"]
+    if isinstance(label, int | float) and not isinstance(label, bool) and low <= label <= high:
+        return float(label)
+    raise ValueError(f"{where}: column 'label' is {label!r}; allowed: {low} to {high}")
 
 
 SPLITS = {"train": "train", "val": "val", "test": "test"}
