@@ -11,7 +11,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-import peft  # noqa: F401  for the children: it takes a second
 import safetensors.torch
 import torch
 

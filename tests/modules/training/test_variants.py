@@ -246,7 +246,7 @@ def test_killed_variants_end_with_the_same_bytes(
     facts = json.loads((tmp_path / "whole/training.json").read_text())
     assert facts["stopped_early"] == (variant == "early")
     say, steps = random.Random(4), facts["steps"]
-    for _ in range(3):
+    for _ in range(1 if variant == "lora" else 3):  # peft takes seconds to import
         forks.run(job("killed"), signal=signal.SIGKILL, at=say.randrange(1, steps))
     assert forks.run(job("killed"))["code"] == 0
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
