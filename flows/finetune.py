@@ -13,9 +13,9 @@ from flows.charts import markdown_table
 from flows.stage import Stage, show, stage
 from flows.training import train
 from modules import presets
-from modules.files import Progress, find_jsonl
+from modules.files import Progress
 from modules.run import FinetuneConfig, FinetuneRun, Initialise, TuningStep
-from modules.task import Task, data_path
+from modules.task import Task, split_files
 from registry import artifacts, versions
 from registry.artifacts import Artifact
 from registry.tables import Kind
@@ -72,7 +72,7 @@ def submit(
 ) -> "PrefectFuture[Artifact]":
     """Start one fine-tuning beside the others."""
     data = at.workspace.data
-    files = [find_jsonl(data_path(task, data, split)) for split in ("train", "val", "test")]
+    files = split_files(task, data)
     short = label(task.name, config.initialise, config.seed)
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
