@@ -6,7 +6,7 @@ from flows.cells import SIDE_BY_SIDE, Cell, Tuned, raise_if_failed, run_cells
 from flows.charts import markdown_table
 from flows.stage import show, stage
 from modules import presets
-from modules.run import FinetuneRun, Initialise
+from modules.run import FinetuneRun, Use
 from registry import artifacts
 
 
@@ -33,21 +33,21 @@ def finetune(
     chosen = config.chosen()
     with stage("finetune", config.model_dump(mode="json")) as at:
         start = artifacts.checkout(at.workspace, checkpoint)
-        starts: list[Initialise] = ["pretrained"]
-        starts += ["scratch"] if config.compare_scratch else []
+        uses: list[Use] = [config.training.use]
+        uses += ["scratch"] if config.compare_scratch else []
         made = run_cells(
             at,
             [
                 Cell(
                     task=task.name,
                     checkpoint=start,
-                    training=config.settings_of(task.name, initialise, seed),
-                    label=label(task.name, initialise, seed),
+                    training=config.settings_of(task.name, use, seed),
+                    label=label(task.name, use, seed),
                     prefix=name,
                 )
                 for seed in config.seeds
                 for task in chosen
-                for initialise in starts
+                for use in uses
             ],
         )
         show_scores(made)
@@ -55,9 +55,9 @@ def finetune(
         return made
 
 
-def label(task: str, initialise: str, seed: int) -> str:
+def label(task: str, use: str, seed: int) -> str:
     """Return the short name of one run among those of a flow."""
-    return task + ("-scratch" if initialise == "scratch" else "") + (f"-s{seed}" if seed else "")
+    return task + ("" if use == "auxiliary" else f"-{use}") + (f"-s{seed}" if seed else "")
 
 
 def show_scores(made: Tuned) -> None:
