@@ -6,9 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows.cells import Tuned
 from flows.charts import bars
 from flows.curves import learning_curve
-from flows.finetune import Tuned, label
+from flows.finetune import label
 from flows.look import in_short, make_look, read_look
 from flows.page import Picture, Shown, write_page
 from flows.stage import Stage, show

@@ -5,8 +5,9 @@ from typing import Any
 
 from prefect import flow
 
+from flows.cells import Tuned
 from flows.charts import bars, inline, markdown_table
-from flows.finetune import Tuned, finetune, label
+from flows.finetune import finetune, label
 from flows.stage import show, stage
 from modules import presets
 from modules.run import FinetuneRun

@@ -95,7 +95,7 @@ def load_examples(task: Task, data: Path, split: str) -> list[Example]:
 
 def accuracy_score(
     task: Task,
-    predictions: Sequence[int],
+    predictions: Sequence[float],
     test: Sequence[Example],
     split: str,
     protocol: dict[str, Any],

@@ -16,10 +16,10 @@ from torch import Tensor
 from modules import tasks
 from modules import tokenizer as bpe
 from modules.evaluation.metrics import accuracy
-from modules.files import Progress, find_jsonl, sha256, silent, write_json, write_jsonl
+from modules.files import Progress, sha256, silent, write_json, write_jsonl
 from modules.model import checkpoint
 from modules.model.heads import TaskModel
-from modules.task import FINETUNE_FORMATS, Metric, Task, data_path, load_rows
+from modules.task import FINETUNE_FORMATS, Metric, Task, load_rows, split_files
 from modules.training import loop, lora, objective, ranks, selection, tuned
 from modules.training.build import build
 from modules.training.loop import Emit, Safety
@@ -139,7 +139,11 @@ def finetune(
     saved = loop.prepare(config, safety)
     model = build(checkpoint, spec, config).to(config.weight_dtype)
     tokenizer = bpe.load(checkpoint / "tokenizer")
-    sets = {split: _encoded(spec, data, split, tokenizer, model, config) for split in spec.splits}
+    sets = {
+        split: _encoded(spec, data, split, tokenizer, model, config)
+        for split in spec.splits
+        if split not in spec.withheld
+    }
     train = sample(sets["train"], config.max_train_examples, config.seed)
     train = within(train, config.max_train_tokens, config.seed)
     val = sample(sets["val"], config.max_val_examples, config.seed)
@@ -255,7 +259,6 @@ def _write(
 
 def fingerprint(config: FinetuneConfig, name: str, task: Task, directory: Path, data: Path) -> str:
     """Return a hash of everything the result follows from."""
-    rows = [find_jsonl(data_path(task, data, split)) for split in sorted(task.splits)]
     weights = [directory / checkpoint.CONFIG, directory / checkpoint.WEIGHTS]
-    hashes = [sha256(path) for path in (*weights, *rows)]
+    hashes = [sha256(path) for path in (*weights, *split_files(task, data))]
     return loop.fingerprint(config, name, str(task.version), *hashes)
