@@ -13,7 +13,7 @@ from modules import tasks
 from modules import tokenizer as bpe
 from modules.evaluation.metrics import interval
 from modules.model.checkpoint import load_task_model
-from modules.model.heads import TaskModel
+from modules.model.heads import HeadConfig, TaskModel
 from modules.task import Row, Score, Task
 from modules.tokenizer import Tokenizer
 from modules.training.transform import N_SPECIAL, SPECIAL_NAMES, Encoded, collate, encode, runs
@@ -24,7 +24,10 @@ MAX_TOKENS = 16384  # padded tokens computed at once when predicting
 
 @torch.no_grad()
 def probabilities(model: TaskModel, examples: Sequence[Encoded], *, limit: int) -> list[np.ndarray]:
-    """Return each example's probabilities (classes,) or (answers,), float64, in the order given."""
+    """Return each example's probabilities (classes,) or (answers,), float64, in the order given.
+
+    Regression has no probabilities: then each is the score (1,).
+    """
     training = model.training
     model.eval()
     order = sorted(range(len(examples)), key=lambda i: examples[i].length)
@@ -33,7 +36,8 @@ def probabilities(model: TaskModel, examples: Sequence[Encoded], *, limit: int) 
     for run in runs([examples[i] for i in order], limit):
         batch = collate(run).to(model.decoder.device)
         logits = model(batch.tokens, batch.extract).double()  # (B, classes) or (B, K)
-        for row, example in zip(logits.softmax(-1).cpu().numpy(), run, strict=True):
+        given = logits if regression(model.config) else logits.softmax(-1)
+        for row, example in zip(given.cpu().numpy(), run, strict=True):
             several = model.config.format == "multiple_choice"
             out[order[done]] = row[: len(example.sequences)] if several else row
             done += 1
@@ -41,13 +45,29 @@ def probabilities(model: TaskModel, examples: Sequence[Encoded], *, limit: int) 
     return out
 
 
-def prediction_rows(examples: Sequence[Encoded], given: Sequence[np.ndarray]) -> list[Row]:
+def regression(head: HeadConfig) -> bool:
+    """Tell whether a head gives one score instead of probabilities."""
+    return head.scale is not None and head.score_loss == "squared"
+
+
+def answer(given: np.ndarray, head: HeadConfig) -> float:
+    """Return the chosen index, or the expected score (gpt1.md 4.6), from what a model gives."""
+    if head.scale is None:
+        return int(given.argmax())
+    if regression(head):
+        return float(given[0])
+    return head.scale[0] + float(given @ np.arange(len(given)))
+
+
+def prediction_rows(
+    examples: Sequence[Encoded], given: Sequence[np.ndarray], head: HeadConfig
+) -> list[Row]:
     """Return the rows of predictions.jsonl.zst."""
     return [
         {
             "id": example.id,
             "label": example.label,
-            "prediction": int(row.argmax()),
+            "prediction": answer(row, head),
             "probabilities": [round(float(p), DIGITS) for p in row],
         }
         for example, row in zip(examples, given, strict=True)
@@ -65,7 +85,7 @@ def scores(task: Task, split: str, predictions: list[Row], config: Any) -> list[
         "epochs": config.epochs,
         "max_train_examples": config.max_train_examples,
         "seed": config.seed,
-        "selection": "best validation accuracy",
+        "selection": f"best validation {config.select}" if config.select != "last" else "last",
     }
     out = []
     for name, metric in task.metrics.items():
@@ -91,6 +111,7 @@ def description(task: Task, model: TaskModel, config: Any) -> dict[str, Any]:
         "transform": {
             "special_tokens": {name: first + i for i, name in enumerate(SPECIAL_NAMES)},
             "longest": min(config.max_length or size.n_positions, size.n_positions),
+            "truncate": config.truncate,
         },
         "lm_weight": config.lm_share,
         "use": config.use,
@@ -110,7 +131,7 @@ class Predictor:
     def predict(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """Return {label, index, probabilities} for each row of raw fields, no label needed.
 
-        `label` is the label's name, or the chosen answer's text.
+        `label` is the label's name, or the chosen answer's text. Tasks with a scale: {score}.
 
         Raises:
             ValueError: a row lacks a field; names row and field.
@@ -130,11 +151,14 @@ class Predictor:
             self.about["format"],
             first=transform["special_tokens"]["start"],
             longest=transform["longest"],
+            truncate=transform["truncate"],
         )
         given = probabilities(self.model, encoded, limit=MAX_TOKENS)
         return [self._answer(row, p) for row, p in zip(rows, given, strict=True)]
 
     def _answer(self, row: Row, given: np.ndarray) -> dict[str, Any]:
+        if self.model.config.scale is not None:
+            return {"score": round(answer(given, self.model.config), DIGITS)}
         best = int(given.argmax())
         label = self.labels[best] if self.labels else row["answers"][best]
         shares = [round(float(p), DIGITS) for p in given]
