@@ -23,7 +23,7 @@ from modules.model.base import Decoder
 from modules.model.gpt import GPT
 from modules.model.heads import HeadConfig, TaskModel
 from modules.task import FINETUNE_FORMATS, Task, data_path, load_rows
-from modules.training import loop, ranks, tuned
+from modules.training import diagnosis, loop, ranks, tuned
 from modules.training.config import FinetuneConfig
 from modules.training.loop import Emit, Safety
 from modules.training.order import Steps, loader, mix, permute
@@ -186,6 +186,8 @@ def finetune(
         model.to(config.device_kind)  # Lightning has taken it back to the CPU
         split = "test" if "test" in sets else "val"
         _write(module, spec, tokenizer, sets[split], split, out)
+        whole = tuned.prediction_rows(sets["val"], module.predict(sets["val"]))
+        diagnosis.write(out, spec, data, whole, config)
         loop.finish(out, _facts(module, config, sets), counts, safety)
     return counts
 
