@@ -13,9 +13,9 @@ from flows.charts import markdown_table
 from flows.stage import Stage, show, stage
 from flows.training import train
 from modules import presets
-from modules.files import Progress, find_jsonl
-from modules.run import FinetuneConfig, FinetuneRun, Initialise, TuningStep
-from modules.task import Task, data_path
+from modules.files import Progress
+from modules.run import FinetuneConfig, FinetuneRun, TuningStep, Use
+from modules.task import Task, split_files
 from registry import artifacts, versions
 from registry.artifacts import Artifact
 from registry.tables import Kind
@@ -47,24 +47,24 @@ def finetune(
     chosen = config.chosen()
     with stage("finetune", config.model_dump(mode="json")) as at:
         start = artifacts.checkout(at.workspace, checkpoint)
-        starts: list[Initialise] = ["pretrained"]
-        starts += ["scratch"] if config.compare_scratch else []
+        uses: list[Use] = [config.training.use]
+        uses += ["scratch"] if config.compare_scratch else []
         futures = {
-            label(task.name, initialise, seed): submit(
-                at, task, start, name, config.settings_of(task.name, initialise, seed)
+            label(task.name, use, seed): submit(
+                at, task, start, name, config.settings_of(task.name, use, seed)
             )
             for seed in config.seeds
             for task in chosen
-            for initialise in starts
+            for use in uses
         }
         made = {key: result_of(at, future.result()) for key, future in futures.items()}
         show_scores(made)
         return made
 
 
-def label(task: str, initialise: str, seed: int) -> str:
+def label(task: str, use: str, seed: int) -> str:
     """Return the short name of one run among those of a flow."""
-    return task + ("-scratch" if initialise == "scratch" else "") + (f"-s{seed}" if seed else "")
+    return task + ("" if use == "auxiliary" else f"-{use}") + (f"-s{seed}" if seed else "")
 
 
 def submit(
@@ -72,8 +72,8 @@ def submit(
 ) -> "PrefectFuture[Artifact]":
     """Start one fine-tuning beside the others."""
     data = at.workspace.data
-    files = [find_jsonl(data_path(task, data, split)) for split in ("train", "val", "test")]
-    short = label(task.name, config.initialise, config.seed)
+    files = split_files(task, data)
+    short = label(task.name, config.use, config.seed)
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
         with stage(

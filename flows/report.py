@@ -90,7 +90,7 @@ def fine_tuning(run: RunConfig, tuned: Tuned, data: Path) -> Shown:
     for name in run.finetune.tasks:
         task = tasks.get(name)
         seed = run.finetune.seeds[0]
-        mine = _headline(tuned[label(name, "pretrained", seed)]["scores"])
+        mine = _headline(tuned[label(name, "auxiliary", seed)]["scores"])
         scratch = tuned.get(label(name, "scratch", seed))
         rows.append(
             [

@@ -48,11 +48,11 @@ def study(
 def compare(task: str, tuned: Tuned, seeds: int) -> dict[str, Any]:
     """Return a task's mean accuracy with and without pretraining."""
 
-    def accuracies(initialise: str) -> list[float]:
-        found = (tuned[label(task, initialise, seed)]["scores"] for seed in range(seeds))
+    def accuracies(use: str) -> list[float]:
+        found = (tuned[label(task, use, seed)]["scores"] for seed in range(seeds))
         return [next(s["value"] for s in scores if s["split"] == "test") for scores in found]
 
-    ours, scratch = accuracies("pretrained"), accuracies("scratch")
+    ours, scratch = accuracies("auxiliary"), accuracies("scratch")
     return {
         "task": task,
         "pretrained": mean(ours),

@@ -16,7 +16,7 @@ from modules.evaluation import calibration
 from modules.files import read_jsonl, write_json, write_jsonl
 from modules.task import Row, Task, load_rows
 from modules.training import tuned
-from modules.training.config import FinetuneConfig
+from modules.training.tuning_config import FinetuneConfig
 
 N_MISTAKES = 10
 EXCERPT = 300  # characters of a text that are shown
@@ -35,12 +35,13 @@ def write(out: Path, task: Task, data: Path, validation: list[Row], config: Fine
     write_jsonl(out / VALIDATION, validation)
     write_json(out / "validation.json", tuned.scores(task, "val", validation, config))
     write_json(out / "example.json", fields(task, rows[0]))
-    write_json(out / "diagnosis.json", diagnose(task, split, predictions, validation, rows))
+    if task.scale is None:  # a score has no classes
+        write_json(out / "diagnosis.json", diagnose(task, split, predictions, validation, rows))
 
 
 def fields(task: Task, row: Row) -> Row:
     """Return what the model reads of a row."""
-    return {column: row[column] for column in task.columns if column != "label"}
+    return {column: row[column] for column in task.columns if column != task.label}
 
 
 def diagnose(

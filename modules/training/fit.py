@@ -127,8 +127,8 @@ def train(job: dict[str, Any], emit: Callable[[dict[str, Any]], None], flag: Sto
         tokens, tokenizer = inputs["tokens"], inputs["tokenizer"]
         counts = pretrain(tokens, tokenizer, out, config, emit=emit, stopping=flag)
     elif job["kind"] == "finetune":
-        from modules.training.config import FinetuneConfig
         from modules.training.finetune import finetune
+        from modules.training.tuning_config import FinetuneConfig
 
         settings = FinetuneConfig.model_validate(job["config"])
         checkpoint, data, task = inputs["checkpoint"], inputs["data"], job["task"]

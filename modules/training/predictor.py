@@ -1,7 +1,6 @@
 """Using a fine-tuned model: `load_tuned` opens a tuned/ directory, `Predictor` answers raw rows."""
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from modules import tasks
 from modules import tokenizer as bpe
 from modules.model.checkpoint import load_task_model
 from modules.model.heads import TaskModel
-from modules.task import Row
+from modules.task import Row, check_columns
 from modules.tokenizer import Tokenizer
 from modules.training.transform import encode
 from modules.training.tuned import probabilities, significant
@@ -29,25 +28,15 @@ class Predictor:
         self.model, self.tokenizer, self.about = model, tokenizer, about
         self.task = tasks.get(about["task"])
         self.labels: list[str] = about["labels"]
-        self.fields = [column for column in about["columns"] if column != "label"]
+        self.fields = [c for c in self.task.columns if c != self.task.label]
 
     def problem(self, row: Row) -> str:
         """Say what is wrong with a row, by column; nothing if it can be answered."""
-        for column in self.fields:
-            value = row.get(column)
-            if value is None or (isinstance(value, float) and math.isnan(value)):
-                needed = ", ".join(self.fields)
-                return f"column {column!r} is missing; task {self.task.name} needs {needed}"
-            if wrong := self._wrong(column, value):
-                return f"column {column!r} is {value!r:.80}, not {wrong}"
+        try:
+            check_columns(self.task, row, "", gold=False)
+        except ValueError as error:
+            return str(error).removeprefix(": ")
         return ""
-
-    def _wrong(self, column: str, value: Any) -> str:
-        """Return what a column should hold and does not."""
-        if column not in self.about["lists"]:
-            return "" if isinstance(value, str) else "a text"
-        fine = isinstance(value, list) and value and all(isinstance(text, str) for text in value)
-        return "" if fine else "a list of texts"
 
     def predict(
         self, rows: Sequence[Row], progress: Callable[[int], None] = lambda done: None
@@ -70,7 +59,7 @@ class Predictor:
 
     def _chunk(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         examples = self.task.items(
-            [{"id": str(i), **row, "label": 0} for i, row in enumerate(rows)]
+            [{**row, "id": str(i), "label": 0} for i, row in enumerate(rows)]
         )
         transform = self.about["transform"]
         encoded = encode(
@@ -85,6 +74,9 @@ class Predictor:
 
     def _answer(self, texts: Sequence[Sequence[str]], given: np.ndarray) -> dict[str, Any]:
         best = int(given.argmax())
+        if self.task.scale:  # the expected class is the score (gpt1.md 4.6)
+            score = self.task.scale[0] + float(given @ np.arange(len(given)))
+            return {"label": score, "index": best, "probabilities": [*map(significant, given)]}
         label = self.labels[best] if self.labels else texts[best][-1]  # the answer comes last
         return {"label": label, "index": best, "probabilities": [significant(p) for p in given]}
 
@@ -106,7 +98,5 @@ def load_tuned(directory: Path, device: str = "cpu") -> Predictor:
             f"{path}: made for version {about['version']} of task {task.name}, which is now at "
             f"version {task.version}: fine-tune again"
         )
-    if "lists" not in about:
-        raise ValueError(f"{path}: made by an older textmill: fine-tune again")
     tokenizer = bpe.load(directory / "tokenizer")
     return Predictor(load_task_model(directory, device), tokenizer, about)

@@ -8,10 +8,11 @@ from sklearn.metrics import accuracy_score, confusion_matrix
 
 from modules.files import read_jsonl
 from modules.tasks import TASKS
-from modules.training.config import FinetuneConfig, OptimConfig
+from modules.training.config import OptimConfig
 from modules.training.diagnosis import EXCERPT, diagnose, excerpt
 from modules.training.finetune import finetune
 from modules.training.predictor import load_tuned
+from modules.training.tuning_config import FinetuneConfig
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_hostile_and_long_texts_stay_texts():
     ("task", "change", "words"),
     [
         ("verse_pairs", {"text_b": None}, "row 2: column 'text_b' is missing"),
-        ("verse_pairs", {"text_b": float("nan")}, "row 2: column 'text_b' is missing"),
+        ("verse_pairs", {"text_b": float("nan")}, "row 2: column 'text_b' is nan, not a text"),
         ("verse_pairs", {"text_a": 7}, "row 2: column 'text_a' is 7, not a text"),
         ("next_passage", {"answers": "yes"}, "row 2: column 'answers' is 'yes', not a list of"),
         ("next_passage", {"answers": []}, r"row 2: column 'answers' is \[\], not a list of"),
