@@ -20,7 +20,7 @@ from modules.files import Progress, sha256, silent, write_json, write_jsonl
 from modules.model import checkpoint
 from modules.model.heads import TaskModel
 from modules.task import FINETUNE_FORMATS, Metric, Task, load_rows, split_files
-from modules.training import loop, lora, objective, ranks, selection, tuned
+from modules.training import diagnosis, loop, lora, objective, ranks, selection, tuned
 from modules.training.build import build
 from modules.training.loop import Emit, Safety
 from modules.training.objective import Features
@@ -179,6 +179,8 @@ def finetune(
         model.to(config.device_kind)  # Lightning has taken it back to the CPU
         split = "test" if "test" in sets else "val"
         _write(module, spec, tokenizer, sets[split], split, out)
+        whole = tuned.prediction_rows(sets["val"], module.predict(sets["val"]), model.config)
+        diagnosis.write(out, spec, data, whole, config)
         loop.finish(out, _facts(module, config, sets), counts, safety)
     return counts
 
