@@ -11,14 +11,13 @@ from flows.grid import Grid, Way, run_grid
 from flows.page import Block, Picture, Shown
 from flows.stage import stage
 from flows.study import TESTS, Summary, base, finish, percent, span
-from modules import presets, tasks
+from modules import paper, presets, tasks
+from modules.glue import GLUE, glue_score
 from modules.run import RunConfig
 from modules.task import Task
 from registry.artifacts import Artifact
 
 FULL = "full"
-GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
-PAPER_GLUE = 72.8  # GPT-1 paper, Table 4
 
 
 @flow(name="study-results", flow_run_name="study-results-{config.name}", task_runner=SIDE_BY_SIDE)
@@ -65,8 +64,9 @@ def scores_table(grid: Grid, data: Path) -> Shown:
             *("ours", "95 % interval", "by seed", "GPT-1 paper"),
         ],
         [row_of(grid, tasks.get(name), data) for name in grid.tasks],
-        TESTS + " The baselines are accuracies. The paper's number stands only where the set is "
-        "the paper's; its GLUE numbers are of GLUE's test server, ours of the validation sets.",
+        TESTS
+        + " The paper's number stands only where the set is the paper's. "
+        + " ".join(f"{n}: {tasks.get(n).note}." for n in grid.tasks if tasks.get(n).note),
     )
 
 
@@ -74,11 +74,9 @@ def row_of(grid: Grid, task: Task, data: Path) -> list[str]:
     """Return a task's row."""
     from modules.evaluation.baselines import majority, tfidf
 
-    split = "test" if "test" in task.splits else "val"
-    metric, entry = next(iter(task.metrics)), grid.entries.get((FULL, task.name))
-    floors = ["-", "-"]
-    if metric == "accuracy":
-        floors = [percent(score(task, data, split).value) for score in (majority, tfidf)]
+    split, metric = task.scored[0], next(iter(task.metrics))
+    entry = grid.entries.get((FULL, task.name))
+    floors = [percent(score(task, data).value) for score in (majority, tfidf)]
     if entry is None:
         return [task.name, metric, split, "-", *floors, "failed", "-", "-", paper_of(task)]
     return [
@@ -93,22 +91,33 @@ def paper_of(task: Task) -> str:
     return "-" if found is None else f"{found:.1f}"
 
 
+def over_seeds(grid: Grid, name: str, split: str, metric: str) -> float:
+    """Return the mean over seeds of one of a task's scores."""
+    return mean(
+        score["value"]
+        for label, cell in grid.tuned.items()
+        if label == name or label.startswith(f"{name}-s")
+        for score in cell["scores"]
+        if (score["split"], score["metric"]) == (split, metric)
+    )
+
+
 def glue_table(grid: Grid) -> Shown:
     """Return GLUE's average: tasks of two metrics or two sets count once, as their mean."""
-    rows, each = [], []
-    for name in GLUE:
-        values = [
-            mean(score["value"] for score in cell["scores"])
-            for label, cell in grid.tuned.items()
-            if label == name or label.startswith(f"{name}-s")
-        ]
-        each.append(mean(values))
-        rows.append([name, percent(each[-1])])
-    rows.append(["GLUE", percent(mean(each))])
+    values = {
+        (name, *place): over_seeds(grid, name, *place)
+        for name, places in GLUE.items()
+        for place in places
+    }
+    rows = [
+        [name, percent(mean(values[name, split, metric] for split, metric in places))]
+        for name, places in GLUE.items()
+    ]
+    rows.append(["GLUE", percent(glue_score(values))])
     return Shown(
         "GLUE's average",
         ["task", "mean of its metrics"],
         rows,
-        f"The paper's is {PAPER_GLUE}, from GLUE's test server (Table 4; the mean over nine tasks "
-        "with WNLI); ours is of the validation sets.",
+        f"The paper's is {paper.GLUE_SCORES[paper.GPT1]}, from GLUE's test server (Table 4; the "
+        "mean over nine tasks with WNLI); ours is of the validation sets.",
     )
