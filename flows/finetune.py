@@ -12,6 +12,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.charts import markdown_table
 from flows.stage import Stage, show, stage
 from flows.training import train
+from flows.tuned import follow
 from modules import presets
 from modules.files import Progress
 from modules.run import FinetuneConfig, FinetuneRun, TuningStep, Use
@@ -59,6 +60,7 @@ def finetune(
         }
         made = {key: result_of(at, future.result()) for key, future in futures.items()}
         show_scores(made)
+        follow(at, config, name, made)
         return made
 
 

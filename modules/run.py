@@ -156,6 +156,8 @@ class FinetuneRun(Config):
     """Also train the same network from random weights."""
     token_limits: dict[str, int] = Field(default_factory=dict)
     """Train on rows of at most so many tokens in all for these tasks (max_train_tokens)."""
+    register_models: bool = True
+    """Make the first seed of the paper's method (auxiliary) a version of textmill-NAME-TASK."""
 
     def settings_of(self, task: str, use: Use, seed: int) -> FinetuneConfig:
         """Return the settings of one training."""
