@@ -18,9 +18,9 @@ from flows.devices import cores, device
 from flows.stage import Interrupted, Stage, stage
 from flows.training import train
 from modules import tasks
-from modules.files import Progress, find_jsonl
+from modules.files import Progress
 from modules.run import FinetuneConfig, TuningStep
-from modules.task import data_path
+from modules.task import split_files
 from registry import versions
 from registry.artifacts import Artifact
 from registry.tables import Kind
@@ -76,7 +76,7 @@ def run_cells(at: Stage, cells: Sequence[Cell], *, data: Path | None = None) -> 
 def submit(at: Stage, cell: Cell, data: Path) -> "PrefectFuture[Artifact]":
     """Begin a cell beside the others."""
     task = tasks.get(cell.task)
-    files = [find_jsonl(data_path(task, data, split)) for split in task.splits]
+    files = split_files(task, data)
     values = cell.training.model_dump(mode="json") | {"task": task.name}
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:

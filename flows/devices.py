@@ -49,18 +49,10 @@ def needs(config: TrainingConfig) -> list[Need]:
     """Return what a training could run on; the first that is free is taken."""
     if config.accelerator == "cpu" or config.device_kind == "cpu":
         return [Need({"textmill-cpu": config.threads or cores()}, {})]
-    gpus = visible_gpus()
+    gpus = config.visible_gpus
     if config.devices > 1:
         return [Need({f"textmill-cuda-{gpu}": 1 for gpu in gpus[: config.devices]}, {})]
     return [Need({f"textmill-cuda-{gpu}": 1}, {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus]
-
-
-def visible_gpus() -> list[str]:
-    """Return the GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
-    import torch
-
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    return [named[i] if named[0] else str(i) for i in range(torch.cuda.device_count())]
 
 
 @contextmanager

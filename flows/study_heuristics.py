@@ -17,9 +17,9 @@ from flows.stage import Stage, stage
 from flows.study import Summary, base, finish, percent
 from modules import presets, tasks
 from modules.config import Config
-from modules.files import Progress, find_jsonl, write_json
+from modules.files import Progress, write_json
 from modules.run import RunConfig
-from modules.task import data_path
+from modules.task import find_split
 from registry import versions
 from registry.artifacts import Artifact
 from registry.tables import Kind
@@ -109,7 +109,7 @@ def rows_of(name: str, folder: Path) -> list[Path]:
     """Return the files that a heuristic reads."""
     task, heuristic = tasks.get(name), heuristic_of(name)
     splits = ["train", heuristic.split] if heuristic.way == "threshold" else [heuristic.split]
-    return [find_jsonl(data_path(task, folder, split)) for split in splits]
+    return [find_split(task, folder, split) for split in splits]
 
 
 def heuristic_of(name: str) -> Any:

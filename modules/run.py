@@ -13,8 +13,7 @@ from modules.corpus.pages import PagesConfig
 from modules.corpus.recipe import CleanConfig
 from modules.corpus.splits import TokensConfig
 from modules.evaluation.config import ZeroShotConfig
-from modules.files import find_jsonl
-from modules.task import FINETUNE_FORMATS, Task, data_path
+from modules.task import FINETUNE_FORMATS, Task, find_split, split_files
 from modules.tokenizer import TokenizerConfig
 from modules.training.config import PretrainConfig
 from modules.training.tuning_config import FinetuneConfig, Use
@@ -92,7 +91,7 @@ class CorpusConfig(Config):
             ValueError, FileNotFoundError: a task is unknown, or has no file there.
         """
         chosen = [tasks.get(name) for name in self.evaluation]
-        return [find_jsonl(data_path(task, data, "test")) for task in chosen]
+        return [find_split(task, data, "test") for task in chosen]
 
 
 class NightlyConfig(Config):
@@ -243,9 +242,10 @@ class RunConfig(Config):
             ValueError, FileNotFoundError: naming the setting or file and the mend.
         """
         self.corpus.check(data)
-        for task in (*self.finetune.chosen(), *self.zero_shot.chosen()):
-            for split in task.splits or ("test",):
-                find_jsonl(data_path(task, data, split))
+        for task in self.finetune.chosen():
+            split_files(task, data)
+        for task in self.zero_shot.chosen():
+            find_split(task, data, "test")
 
 
 __all__ = [

@@ -5,6 +5,7 @@ none). GPT-1's values (paper section 4.1, openai/finetune-transformer-lm) are GP
 GPT1_FINETUNE_OPTIM in tuning_config.py.
 """
 
+import os
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, model_validator
@@ -162,6 +163,14 @@ class TrainingConfig(Config):
         if self.accelerator == "cpu":
             return "cpu"
         return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def visible_gpus(self) -> list[str]:
+        """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
+        import torch
+
+        named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        return [named[i] if named[0] else str(i) for i in range(torch.cuda.device_count())]
 
     @property
     def weight_dtype(self) -> "torch.dtype":

@@ -109,7 +109,7 @@ def test_each_gpu_is_a_device_of_its_own(monkeypatch, workspace):
     from flows import devices
 
     monkeypatch.setattr(FinetuneConfig, "device_kind", "cuda")
-    monkeypatch.setattr(devices, "visible_gpus", lambda: ["2", "5"])
+    monkeypatch.setattr(FinetuneConfig, "visible_gpus", ["2", "5"])
     monkeypatch.setattr(devices, "size_of", lambda name: 1)
     one, both = FinetuneConfig(), FinetuneConfig(devices=2)
     with held(workspace, one) as first, held(workspace, one) as second:
