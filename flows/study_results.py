@@ -11,8 +11,9 @@ from flows.grid import Grid, Way, run_grid
 from flows.page import Block, Picture, Shown
 from flows.stage import stage
 from flows.study import TESTS, Summary, base, finish, percent, span
-from modules import paper, presets, tasks
+from modules import presets, tasks
 from modules.glue import GLUE, glue_score
+from modules.paper import GLUE_SCORES, GPT1, TABLE_2, TABLE_3, TABLE_4, Column
 from modules.run import RunConfig
 from modules.task import Task
 from registry.artifacts import Artifact
@@ -48,11 +49,9 @@ def blocks(grid: Grid, data: Path) -> list[Block]:
     table = scores_table(grid, data)
     values = {row[0]: float(row[6]) for row in table.rows if row[6] != "failed"}
     marks = {row[0]: float(row[4]) for row in table.rows if row[4] != "-"}
-    found: list[Block] = [table]
-    if set(GLUE) <= set(grid.whole):
-        found.append(glue_table(grid))
     title = "Score in percent (mark: the majority class)"
-    return [*found, Picture(title, bars(values, "score, %", marks))]
+    picture = Picture(title, bars(values, "score, %", marks))
+    return [table, picture, *paper_tables(grid), *glue_table(grid)]
 
 
 def scores_table(grid: Grid, data: Path) -> Shown:
@@ -64,9 +63,8 @@ def scores_table(grid: Grid, data: Path) -> Shown:
             *("ours", "95 % interval", "by seed", "GPT-1 paper"),
         ],
         [row_of(grid, tasks.get(name), data) for name in grid.tasks],
-        TESTS
-        + " The paper's number stands only where the set is the paper's. "
-        + " ".join(f"{n}: {tasks.get(n).note}." for n in grid.tasks if tasks.get(n).note),
+        TESTS + " The paper's number stands only where the set is "
+        "the paper's; its GLUE numbers are of GLUE's test server, ours of the validation sets.",
     )
 
 
@@ -74,8 +72,8 @@ def row_of(grid: Grid, task: Task, data: Path) -> list[str]:
     """Return a task's row."""
     from modules.evaluation.baselines import majority, tfidf
 
-    split, metric = task.scored[0], next(iter(task.metrics))
-    entry = grid.entries.get((FULL, task.name))
+    split = task.scored[0]
+    metric, entry = next(iter(task.metrics)), grid.entries.get((FULL, task.name))
     floors = [percent(score(task, data).value) for score in (majority, tfidf)]
     if entry is None:
         return [task.name, metric, split, "-", *floors, "failed", "-", "-", paper_of(task)]
@@ -87,37 +85,64 @@ def row_of(grid: Grid, task: Task, data: Path) -> list[str]:
 
 def paper_of(task: Task) -> str:
     """Return GPT-1's own result on a set, if this is the paper's set."""
-    found = task.reference.get("GPT-1")
-    return "-" if found is None else f"{found:.1f}"
+    return shown(task.reference.get(GPT1))
 
 
-def over_seeds(grid: Grid, name: str, split: str, metric: str) -> float:
-    """Return the mean over seeds of one of a task's scores."""
-    return mean(
+def paper_tables(grid: Grid) -> list[Shown]:
+    """Return the paper's tables that hold a task of ours, with our row below the paper's."""
+    return [
+        Shown(
+            table.title,
+            ["method", *(column.title for column in table.columns)],
+            [
+                *([method, *map(shown, row)] for method, row in table.rows.items()),
+                ["ours", *(shown(ours(grid, column)) for column in table.columns)],
+            ],
+            "Single models but where (5x) and the like say otherwise.",
+        )
+        for table in (TABLE_2, TABLE_3, TABLE_4)
+        if any(ours(grid, column) is not None for column in table.columns)
+    ]
+
+
+def ours(grid: Grid, column: Column) -> float | None:
+    """Return our mean over seeds of what a column of the paper measures, in percent."""
+    found = values_of(grid, column.task, column.metric, column.splits)
+    return 100 * mean(found) if found else None
+
+
+def values_of(grid: Grid, task: str, metric: str, splits: tuple[str, ...] = ()) -> list[float]:
+    """Return a task's values of a metric, of all seeds (and of these splits, or its headline's)."""
+    names = [task + (f"-s{seed}" if seed else "") for seed in grid.seeds]
+    wanted = splits or tasks.get(task).scored[:1]
+    return [
         score["value"]
-        for label, cell in grid.tuned.items()
-        if label == name or label.startswith(f"{name}-s")
-        for score in cell["scores"]
-        if (score["split"], score["metric"]) == (split, metric)
-    )
+        for name in names
+        for score in grid.tuned.get(name, {}).get("scores", [])
+        if score["metric"] == metric and score["split"] in wanted
+    ]
 
 
-def glue_table(grid: Grid) -> Shown:
-    """Return GLUE's average: tasks of two metrics or two sets count once, as their mean."""
-    values = {
-        (name, *place): over_seeds(grid, name, *place)
-        for name, places in GLUE.items()
+def shown(value: float | None) -> str:
+    """Return a number of the paper's tables, or a dash."""
+    return "-" if value is None else f"{value:.1f}"
+
+
+def glue_table(grid: Grid) -> list[Shown]:
+    """Return GLUE's score beside the paper's, where all its tasks are there."""
+    found = {
+        (task, *place): values_of(grid, task, place[1], (place[0],))
+        for task, places in GLUE.items()
         for place in places
     }
-    rows = [
-        [name, percent(mean(values[name, split, metric] for split, metric in places))]
-        for name, places in GLUE.items()
+    if not all(found.values()):
+        return []
+    score = glue_score({key: mean(values) for key, values in found.items()})
+    rows = [[method, f"{value:.1f}"] for method, value in GLUE_SCORES.items()]
+    rows.append(["ours", percent(score)])
+    note = "Nine tasks; a task's metrics (or test sets) are averaged first. Ours: validation sets."
+    return [
+        Shown(
+            "GLUE's score (Table 4)", ["method", "score"], [*rows, ["ours", percent(score)]], note
+        )
     ]
-    rows.append(["GLUE", percent(glue_score(values))])
-    return Shown(
-        "GLUE's average",
-        ["task", "mean of its metrics"],
-        rows,
-        f"The paper's is {paper.GLUE_SCORES[paper.GPT1]}, from GLUE's test server (Table 4; the "
-        "mean over nine tasks with WNLI); ours is of the validation sets.",
-    )
