@@ -63,8 +63,9 @@ def scores_table(grid: Grid, data: Path) -> Shown:
             *("ours", "95 % interval", "by seed", "GPT-1 paper"),
         ],
         [row_of(grid, tasks.get(name), data) for name in grid.tasks],
-        TESTS + " The paper's number stands only where the set is "
-        "the paper's; its GLUE numbers are of GLUE's test server, ours of the validation sets.",
+        TESTS
+        + " The paper's number stands only where the set is the paper's. "
+        + " ".join(f"{n}: {tasks.get(n).note}." for n in grid.tasks if tasks.get(n).note),
     )
 
 
