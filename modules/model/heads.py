@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from modules.config import Config
 from modules.model.base import Decoder, wide
+from modules.model.packed import Packed, pack
 
 ABSENT = -1  # extract position of a sequence that an example does not have (fewer answers)
 
@@ -55,17 +56,32 @@ class TaskModel(nn.Module):
             extract: (B, K) int64, where the extract token is; -1 for a sequence that is not there
                 (multiple choice with fewer answers: its logit is -inf).
         """
-        return self.classify(self.read(tokens), extract)
+        packed = self.pack(tokens, extract)
+        return self.classify(self.read(packed), packed)
 
-    def read(self, tokens: Tensor) -> Tensor:
-        """Return the decoder's features (B, K, T, C)."""
-        return self.decoder(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+    def pack(self, tokens: Tensor, extract: Tensor) -> Packed:
+        """Return the sequences without padding.
 
-    def classify(self, hidden: Tensor, extract: Tensor) -> Tensor:
-        """Return the head's logits from features (B, K, T, C)."""
-        index = extract.clamp(min=0)[..., None, None].expand(-1, -1, 1, hidden.shape[-1])
-        states = hidden.gather(2, index).squeeze(2)  # (B, K, C)
-        states = self._drop(states)
+        Answers share their beginning unless dropout inside the decoder would then be drawn once
+        for all of them instead of for each: another sample of the same distribution.
+        """
+        drawn = self.training and any(
+            value for name, value in self.decoder.config if name.endswith("_dropout")
+        )
+        share = self.config.format == "multiple_choice" and not drawn
+        return pack(tokens, extract, share=share)
+
+    def read(self, packed: Packed) -> Tensor:
+        """Return the decoder's features (N, C)."""
+        features: Tensor = self.decoder(packed.tokens[None], packed=packed)
+        return features[0]
+
+    def classify(self, hidden: Tensor, packed: Packed) -> Tensor:
+        """Return the head's logits from features (N, C)."""
+        extract = packed.extract
+        ends = packed.slots.gather(2, extract.clamp(min=0)[..., None]).squeeze(2)  # (B, K)
+        states = hidden.index_select(0, ends.flatten()).unflatten(0, ends.shape)
+        states = self._drop(states)  # (B, K, C)
         if self.config.format == "multiple_choice":
             logits = self.head(states).squeeze(-1)  # (B, K)
             return logits.masked_fill(extract == ABSENT, float("-inf"))
@@ -83,30 +99,33 @@ class TaskModel(nn.Module):
             labels: (B,) int64, or (B, classes) probabilities (`spread_scores`).
             lm_weight: lambda, 0.5 in section 4.1; at 0 the LM loss is left out.
         """
-        hidden = self.read(tokens)  # (B, K, T, C)
-        logits = self.classify(hidden, extract)
+        packed = self.pack(tokens, extract)
+        hidden = self.read(packed)  # (N, C)
+        logits = self.classify(hidden, packed)
         logits = logits.to(wide(logits.dtype))
         targets = labels.to(logits.dtype) if labels.is_floating_point() else labels
         task = F.cross_entropy(logits, targets)
         if not lm_weight:
             return task, task, torch.zeros_like(task), logits
-        lm = self.lm_loss(hidden, tokens, extract)
+        lm = self.lm_loss(hidden, packed)
         return task + lm_weight * lm, task, lm, logits
 
-    def lm_loss(self, hidden: Tensor, tokens: Tensor, extract: Tensor) -> Tensor:
+    def lm_loss(self, hidden: Tensor, packed: Packed) -> Tensor:
         """Return the auxiliary LM loss as the release computes it (gpt1.md 4.2).
 
         The mean over each sequence's targets (all but its first token, delimiter and extract
-        included, padding not), then the mean over sequences: a short one weighs as much.
+        included, padding not), then the mean over sequences: a short one weighs as much. A token
+        that several sequences share has the sum of its weights in each.
         """
-        ends = extract.flatten()  # (B*K,); also the number of targets
-        steps = torch.arange(tokens.shape[-1] - 1, device=tokens.device)  # (T-1,)
-        real = (steps < ends[:, None]).to(wide(hidden.dtype))  # (B*K, T-1)
-        n_sequences = (ends > 0).sum().clamp(min=1)
-        weights = real / (ends.clamp(min=1)[:, None] * n_sequences)
-        return self.decoder.weighted_loss(
-            hidden.flatten(0, 1)[:, :-1], tokens.flatten(0, 1)[:, 1:], weights
-        )
+        ends = packed.extract[..., None]  # (B, K, 1); also the number of targets
+        each = 1 / (ends.clamp(min=1) * (ends > 0).sum()).to(wide(hidden.dtype))
+        targets = packed.slots[..., 1:]  # (B, K, T-1)
+        real = torch.arange(targets.shape[-1], device=ends.device) < ends
+        weights = each.new_zeros(len(hidden))
+        weights.index_add_(0, targets[real], each.expand_as(real)[real])
+        rows = weights.nonzero().squeeze(1)  # a sequence's first token is no target
+        before = hidden.index_select(0, packed.parents[rows])
+        return self.decoder.weighted_loss(before, packed.tokens[rows], weights[rows])
 
     def _drop(self, states: Tensor) -> Tensor:
         """Drop features of (B, K, C): one mask for all sequences of an example (gpt1.md 4.3)."""
