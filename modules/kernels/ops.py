@@ -181,8 +181,8 @@ class _Loss(torch.autograd.Function):
             if wanted:
                 call("head_back", logits, x[rows], matrix, dx[rows], dw, *sizes, c, int(add))
             add = True
-        ctx.in_place = _in_place
-        ctx.save_for_backward(dx, None if _in_place else dw)
+        ctx.in_place = _stays(matrix)
+        ctx.save_for_backward(dx, None if ctx.in_place else dw)
         return (losses * weights).sum()  # not `@`: autocast would round it
 
     @staticmethod
@@ -207,10 +207,11 @@ class _Embedding(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, None]:
         (tokens,) = ctx.saved_tensors
         rows = grads[0].reshape(-1, grads[0].shape[-1])
-        if _in_place and ctx.matrix.grad is not None:  # the loss has put its part there
-            ctx.matrix.grad.index_add_(0, tokens.flatten(), rows)
-            return None, None
-        return torch.zeros_like(ctx.matrix).index_add_(0, tokens.flatten(), rows), None
+        grad, there = _place(ctx.matrix)  # the loss has put its part there, if there is one
+        if not there:
+            grad.zero_()
+        grad.index_add_(0, tokens.flatten(), rows)
+        return None if _stays(ctx.matrix) else grad, None
 
 
 class _Gradients:
@@ -237,12 +238,18 @@ class _Gradients:
 
     def all(self) -> list[Tensor | None]:
         """Return them for autograd; None for what is in its place already."""
-        return [None if _in_place else grad for grad, _ in self.places.values()]
+        grads = (grad for grad, _ in self.places.values())
+        return [None if _stays(w) else g for w, g in zip(self.weights, grads, strict=True)]
+
+
+def _stays(weight: Tensor) -> bool:
+    """Tell whether a weight's gradient is put in its place; a frozen one has none."""
+    return _in_place and weight.is_leaf and weight.requires_grad
 
 
 def _place(weight: Tensor) -> tuple[Tensor, bool]:
     """Return where a weight's gradient goes, and whether it is added to what is there."""
-    if not _in_place:
+    if not _stays(weight):
         return torch.empty_like(weight), False
     if weight.grad is not None:
         return weight.grad, True

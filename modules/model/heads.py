@@ -89,7 +89,14 @@ class TaskModel(nn.Module):
         return self.head(joined)  # (B, classes)
 
     def losses(
-        self, tokens: Tensor, extract: Tensor, labels: Tensor, *, lm_weight: float = 0.5
+        self,
+        tokens: Tensor,
+        extract: Tensor,
+        labels: Tensor,
+        *,
+        lm_weight: float = 0.5,
+        share: float = 1.0,
+        lm_share: float = 1.0,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return (total, task, LM, logits) in one reading: L2 + lambda * L1 (paper, equation 5).
 
@@ -98,6 +105,9 @@ class TaskModel(nn.Module):
             extract: (B, K) int64.
             labels: (B,) int64, or (B, classes) probabilities (`spread_scores`).
             lm_weight: lambda, 0.5 in section 4.1; at 0 the LM loss is left out.
+            share: a micro-batch's part of the step's task loss; the total has both parts, the two
+                losses beside it are the micro-batch's own means.
+            lm_share: the same of the LM loss.
         """
         packed = self.pack(tokens, extract)
         hidden = self.read(packed)  # (N, C)
@@ -106,11 +116,12 @@ class TaskModel(nn.Module):
         targets = labels.to(logits.dtype) if labels.is_floating_point() else labels
         task = F.cross_entropy(logits, targets)
         if not lm_weight:
-            return task, task, torch.zeros_like(task), logits
-        lm = self.lm_loss(hidden, packed)
-        return task + lm_weight * lm, task, lm, logits
+            return task * share, task, torch.zeros_like(task), logits
+        part = lm_weight * lm_share
+        lm = self.lm_loss(hidden, packed, part)  # in its last unit: the kernels' gradients are made
+        return task * share + lm, task, lm.detach() / part, logits
 
-    def lm_loss(self, hidden: Tensor, packed: Packed) -> Tensor:
+    def lm_loss(self, hidden: Tensor, packed: Packed, share: float = 1.0) -> Tensor:
         """Return the auxiliary LM loss as the release computes it (gpt1.md 4.2).
 
         The mean over each sequence's targets (all but its first token, delimiter and extract
@@ -118,7 +129,7 @@ class TaskModel(nn.Module):
         that several sequences share has the sum of its weights in each.
         """
         ends = packed.extract[..., None]  # (B, K, 1); also the number of targets
-        each = 1 / (ends.clamp(min=1) * (ends > 0).sum()).to(wide(hidden.dtype))
+        each = share / (ends.clamp(min=1) * (ends > 0).sum()).to(wide(hidden.dtype))
         targets = packed.slots[..., 1:]  # (B, K, T-1)
         real = torch.arange(targets.shape[-1], device=ends.device) < ends
         weights = each.new_zeros(len(hidden))

@@ -47,6 +47,7 @@ class FinetuneModule(Training):
 
     model: TaskModel
     config: FinetuneConfig
+    plain_loss = True
 
     def __init__(
         self, model: TaskModel, config: FinetuneConfig, val: Sequence[Encoded], *, total: int
@@ -59,11 +60,15 @@ class FinetuneModule(Training):
 
     def micro_loss(self, batch: Batch) -> Tensor:
         """Return this micro-batch's part of L2 + lambda * L1 over the whole batch."""
-        weight = self.config.lm_weight
-        _, task, lm, _ = self.model.losses(
-            batch.tokens, batch.extract, batch.labels, lm_weight=weight
+        total, *_ = self.model.losses(
+            batch.tokens,
+            batch.extract,
+            batch.labels,
+            lm_weight=self.config.lm_weight,
+            share=batch.share,
+            lm_share=batch.lm_share,
         )
-        return task * batch.share + lm * (weight * batch.lm_share)
+        return total
 
     def validate(self) -> dict[str, float]:
         """Score the validation rows; keep the weights of the (first) best accuracy."""

@@ -19,7 +19,7 @@ from modules.tokenizer import Tokenizer
 from modules.training.transform import N_SPECIAL, SPECIAL_NAMES, Encoded, collate, encode, runs
 
 DIGITS = 6  # of stored probabilities
-MAX_TOKENS = 16384  # padded tokens computed at once when predicting
+MAX_TOKENS = 16384  # tokens computed at once when predicting
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from modules.kernels import build
+from modules.kernels.ops import in_place_gradients
 from modules.model import packed as packing
 from modules.model.base import Decoder
 from modules.model.gpt import GPT, GPTConfig
@@ -116,6 +117,37 @@ def test_the_kernels_agree_up_to_bfloat16(shapes):
     torch.testing.assert_close(loss, exact[1], rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(logits, exact[0], rtol=2e-2, atol=5e-2)
     assert (gradient - exact[2]).norm() < 0.04 * exact[2].norm()
+
+
+@here
+@pytest.mark.parametrize("lm_weight", [0.5, 0.0])
+def test_gradients_in_place_are_the_same_sums(lm_weight):
+    model = model_of("pre")
+    micro = [(*batch_of(EXAMPLES[i : i + 2]), LABELS[i : i + 2]) for i in (0, 2)]
+    parts = {"lm_weight": lm_weight, "share": 0.3, "lm_share": 0.7}
+    found = []
+    for in_place in (False, True, True):
+        model.zero_grad()
+        for batch in micro:
+            with in_place_gradients(in_place):
+                with torch.autocast("cpu", torch.bfloat16):
+                    total, *_ = model.losses(*batch, **parts)
+                total.backward()
+        found.append(gradients(model))
+    for again in found[1:]:
+        torch.testing.assert_close(again, found[0], rtol=1e-4, atol=1e-7)
+
+
+@here
+def test_what_is_frozen_keeps_no_gradient():
+    model = model_of("pre")
+    model.decoder.h.requires_grad_(False)
+    with in_place_gradients(True):
+        with torch.autocast("cpu", torch.bfloat16):
+            total, *_ = model.losses(*batch_of(EXAMPLES), LABELS)
+        total.backward()
+    kept = {n for n, p in model.named_parameters() if p.grad is not None}
+    assert kept == {n for n, p in model.named_parameters() if ".h." not in n}
 
 
 def test_shared_tokens_are_held_once_and_padding_never():
