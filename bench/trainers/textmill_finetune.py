@@ -7,9 +7,9 @@ from bench.trainers.finetune import Turns, rows_of
 from modules.model import checkpoint
 from modules.model.heads import HeadConfig, TaskModel
 from modules.training import loop
-from modules.training.config import GPT1_FINETUNE_OPTIM, FinetuneConfig
 from modules.training.finetune import FinetuneData, FinetuneModule
 from modules.training.transform import Encoded
+from modules.training.tuning_config import FinetuneConfig
 
 settings = job()
 folder = Path(settings["folder"])
@@ -18,7 +18,6 @@ examples = [
     for i, row in enumerate(rows_of(settings))
 ]
 config = FinetuneConfig(
-    optim=GPT1_FINETUNE_OPTIM,
     lm_weight=0.5 if settings["name"].endswith("LM") else 0.0,
     precision="bf16-mixed" if settings["bf16"] else "32-true",
     threads=settings["threads"],
