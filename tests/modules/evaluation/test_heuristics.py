@@ -43,6 +43,11 @@ def test_race_takes_the_highest_mean(subject):
     assert highest_mean(subject, [item]) == [means.index(max(means))]
 
 
+def test_an_answer_longer_than_the_model_is_cut(subject):
+    item = Choice("0", (("It was", " so" * 600), ("It was", " so")), 0)
+    assert highest_mean(subject, [item]) in ([0], [1])
+
+
 def test_sst2_compares_the_two_words_after_very(subject):
     items = [Example(str(i), ((t,),), 0) for i, t in enumerate(("It was good", "I saw him", "No"))]
     words = ("negative", "positive")
