@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from modules.kernels import ops
 from modules.kernels.linear import Linear
+from modules.model.attention import attend
 from modules.model.base import Decoder, compute_dtype
 from modules.model.config import GPTConfig
 from modules.model.packed import Packed
 
 LN_EPS = 1e-5  # both releases
-HAS_BF16 = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))  # of this processor
 
 
 class Cache:
@@ -84,43 +84,6 @@ class Cache:
         index = torch.tensor(rows, device=self.keys.device, dtype=torch.int64)
         keys, values = self.keys.index_select(1, index), self.values.index_select(1, index)
         return Cache(keys, values, [self.lengths[i] for i in rows])
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Return softmax(q k' / sqrt(D)) v, (B, H, T, D); causal where no mask is given and T = S.
-
-    The one place that knows how attention is computed.
-    """
-    causal = mask is None and q.shape[2] == k.shape[2]
-    if causal and q.device.type == "cpu" and torch.is_grad_enabled() and _products_win(q, dropout):
-        return attend_blocks(q, k, v, dropout)
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal)
-
-
-def attend_blocks(q: Tensor, k: Tensor, v: Tensor, dropout: float, size: int = 128) -> Tensor:
-    """Compute causal attention as plain batched products, `size` queries at a time."""
-    shape = q.shape
-    q, k, v = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))  # (B*H, T, D)
-    out = []
-    for start in range(0, shape[2], size):
-        end = min(start + size, shape[2])
-        future = q.new_full((end - start, end), -math.inf).triu_(start + 1)
-        seen = k[:, :end].transpose(1, 2)  # (B*H, D, end)
-        scores = torch.baddbmm(future, q[:, start:end], seen, alpha=shape[3] ** -0.5)
-        p = F.dropout(scores.softmax(-1), dropout)  # (B*H, size, end)
-        out.append(p @ v[:, :end])
-    return torch.cat(out, 1).view(shape)
-
-
-def _products_win(q: Tensor, dropout: float) -> bool:
-    """True where CPU training is faster with `attend_blocks` than with PyTorch's own attention.
-
-    Its fused kernel knows no dropout (1.3 to 1.7 times slower in float32, measured), and reaches a
-    quarter of the products' rate in bfloat16 on processors that have it (PERFORMANCE.md).
-    """
-    if q.dtype == torch.bfloat16:
-        return HAS_BF16
-    return dropout > 0
 
 
 class Attention(nn.Module):
