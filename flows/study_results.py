@@ -63,8 +63,9 @@ def scores_table(grid: Grid, data: Path) -> Shown:
             *("ours", "95 % interval", "by seed", "GPT-1 paper"),
         ],
         [row_of(grid, tasks.get(name), data) for name in grid.tasks],
-        TESTS + " The baselines are accuracies. The paper's number stands only where the set is "
-        "the paper's; its GLUE numbers are of GLUE's test server, ours of the validation sets.",
+        TESTS
+        + " The paper's number stands only where the set is the paper's. "
+        + " ".join(f"{n}: {tasks.get(n).note}." for n in grid.tasks if tasks.get(n).note),
     )
 
 
@@ -74,9 +75,7 @@ def row_of(grid: Grid, task: Task, data: Path) -> list[str]:
 
     split = task.scored[0]
     metric, entry = next(iter(task.metrics)), grid.entries.get((FULL, task.name))
-    floors = ["-", "-"]
-    if metric == "accuracy":
-        floors = [percent(score(task, data, split).value) for score in (majority, tfidf)]
+    floors = [percent(score(task, data).value) for score in (majority, tfidf)]
     if entry is None:
         return [task.name, metric, split, "-", *floors, "failed", "-", "-", paper_of(task)]
     return [

@@ -47,6 +47,7 @@ class FinetuneModule(Training):
 
     model: TaskModel
     config: FinetuneConfig
+    plain_loss = True
 
     def __init__(
         self,
