@@ -5,14 +5,15 @@ of the file: its tokens and one end of line per row, which the model reads as a 
 The shape of the One Billion Word Benchmark, GPT-2's only loss.
 """
 
-from modules.evaluation.detokenize import TREEBANK, natural, raw
+from modules.evaluation.detokenize import natural, raw
 from modules.evaluation.metrics import bits_per_byte, perplexity
+from modules.evaluation.styles import TREEBANK
 from modules.task import Task
 
 TASK = Task(
     name="tokenized_treebank",
     format="perplexity",
-    version=1,
+    version=2,
     source="zeroshot/lm_ppl/tokenized_styles",
     columns=("treebank_style",),
     items=natural("treebank_style", TREEBANK),
