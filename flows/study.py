@@ -5,8 +5,9 @@ from typing import Any
 
 from prefect import flow
 
+from flows.cells import Tuned
 from flows.charts import bars, inline, markdown_table
-from flows.finetune import Tuned, finetune, label
+from flows.finetune import finetune, label
 from flows.stage import show, stage
 from modules import presets
 from modules.run import FinetuneRun
@@ -48,11 +49,11 @@ def study(
 def compare(task: str, tuned: Tuned, seeds: int) -> dict[str, Any]:
     """Return a task's mean accuracy with and without pretraining."""
 
-    def accuracies(initialise: str) -> list[float]:
-        found = (tuned[label(task, initialise, seed)]["scores"] for seed in range(seeds))
+    def accuracies(use: str) -> list[float]:
+        found = (tuned[label(task, use, seed)]["scores"] for seed in range(seeds))
         return [next(s["value"] for s in scores if s["split"] == "test") for scores in found]
 
-    ours, scratch = accuracies("pretrained"), accuracies("scratch")
+    ours, scratch = accuracies("auxiliary"), accuracies("scratch")
     return {
         "task": task,
         "pretrained": mean(ours),

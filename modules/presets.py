@@ -22,7 +22,8 @@ from modules.run import (
     ZeroShotConfig,
     ZeroShotRun,
 )
-from modules.training.config import GPT1_FINETUNE_OPTIM, GPT1_OPTIM, OptimConfig
+from modules.training.config import GPT1_OPTIM, OptimConfig
+from modules.training.tuning_config import GPT1_FINETUNE_OPTIM
 
 T = TypeVar("T")
 

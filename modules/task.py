@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from modules.files import find_jsonl, read_jsonl
+from modules.rows import Row, find_rows, read_rows
 
 Format = Literal[
     "classification",  # one text -> label
@@ -23,7 +23,7 @@ Format = Literal[
 ]
 FINETUNE_FORMATS = ("classification", "entailment", "similarity", "multiple_choice")
 
-Row = dict[str, Any]
+UNLABELLED = -1  # label of an example of a split whose labels are withheld
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Example:
 
     id: str
     texts: tuple[tuple[str, ...], ...]
-    label: int
+    label: float  # an index (int), or a score where the task has a scale
 
 
 @dataclass(frozen=True)
@@ -91,23 +91,63 @@ class Task:
     name: str
     format: Format
     version: int  # a changed prompt, label order or metric is a new number
-    source: str  # path below the data folder, without split and ending
     columns: tuple[str, ...]  # every row must have these
     items: Callable[[list[Row]], list[Any]]
     metrics: dict[str, Metric]  # the first one is the headline
-    labels: tuple[str, ...] = ()  # label names in index order; rows hold the index or the name
+    # where the rows are
+    source: str = ""  # path below the data folder, without split and ending; empty: hub/HUB
+    hub: str | None = None  # "id" or "id config" of the public set whose rows these are
+    like: str | None = None  # the public set whose shape this has; its rows are others
+    by_hand: str = ""  # how to get the files where `textmill data` cannot
     splits: dict[str, str] = field(
         default_factory=dict
-    )  # "train" -> file; empty: one file, `source`
-    hub: str | None = None  # hub id (and config) of the public data set of this format
+    )  # "train" -> file (the hub's split); empty: one file, `source`
+    pick: dict[str, Callable[[list[Row]], list[Row]]] = field(
+        default_factory=dict
+    )  # split -> which of its file's rows are its own; absent: all
+    scored: tuple[str, ...] = ("test",)  # splits that scores are reported on, the headline first
+    withheld: tuple[str, ...] = ()  # splits without labels: for a benchmark's server
+    # how they are read
+    key: str = "id"  # column with a row's name; without it rows are numbered from 0
+    lists: tuple[str, ...] = ()  # columns that hold a list of texts
+    may_be_empty: tuple[str, ...] = ()  # columns, or COLUMN@KEY for single rows that the set has so
+    label: str = "label"  # column of the label
+    labels: tuple[str, ...] = ()  # label names in index order; rows hold the index or the name
+    label_from: int = 0  # the first label's number in the rows
+    scale: tuple[float, float] | None = None  # the label is a score between these
+    no_gold: int | None = None  # label of rows that annotators disagreed on: dropped and counted
+    # what is reported
     paper: str = ""  # section of the paper whose protocol this follows
     reference: dict[str, float] = field(default_factory=dict)  # the paper's result, by model
+    note: str = ""  # why a score here does not compare with the paper's, if so
     generation: dict[str, Any] = field(default_factory=dict)  # max_new_tokens, top_k, stop, ...
     variant: str = ""  # what `items` is called in the protocol where there are `variants` beside it
     variants: dict[str, Callable[[list[Row]], list[Any]]] = field(
         default_factory=dict
     )  # other ways to ask the same rows, reported side by side
     notes: dict[str, Any] = field(default_factory=dict)  # for the scores' protocol
+
+    @property
+    def folder(self) -> str:
+        """Where the rows are, below the data folder: hub/ID/CONFIG for a public set."""
+        if self.source:
+            return self.source
+        hub, _, config = (self.hub or self.name).partition(" ")
+        return f"hub/{hub}/{config or 'default'}"
+
+    @property
+    def labelled(self) -> bool:
+        """Whether a row has one label, which is checked and becomes its index or score."""
+        return self.format in FINETUNE_FORMATS or bool(self.labels)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split's checked rows."""
+
+    rows: list[Row]
+    labelled: bool  # whether they can be scored
+    no_gold: int = 0  # rows left out because annotators did not agree
 
 
 @dataclass(frozen=True)
@@ -132,45 +172,128 @@ def data_path(task: Task, data: Path, split: str) -> Path:
         ValueError: the task has no such split.
     """
     if not task.splits:
-        return data / task.source
+        return data / task.folder
     if split not in task.splits:
         raise ValueError(f"task {task.name} has no split {split!r}; it has {sorted(task.splits)}")
-    return data / task.source / task.splits[split]
+    return data / task.folder / task.splits[split]
+
+
+def find_split(task: Task, data: Path, split: str) -> Path:
+    """Return the file of a split's rows.
+
+    Raises:
+        FileNotFoundError: it is not there; says how to get it.
+    """
+    path = data_path(task, data, split)
+    try:
+        return find_rows(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; {how_to_get(task)}") from None
+
+
+def split_files(task: Task, data: Path) -> list[Path]:
+    """Return the files that fine-tuning reads: of all splits but those without labels."""
+    return sorted({find_split(task, data, s) for s in task.splits if s not in task.withheld})
+
+
+def how_to_get(task: Task) -> str:
+    """Return the mend for a task's missing files."""
+    if task.by_hand:
+        return f"task {task.name}: {task.by_hand}"
+    if task.hub:
+        return (
+            f"`textmill data {task.name}` gets it from {task.hub}; by hand: put the set's files "
+            f"there, with its own columns {', '.join(task.columns)}"
+        )
+    return "bring the data (`make data`, or `dvc pull data.dvc`)"
 
 
 def load_rows(task: Task, data: Path, split: str) -> list[Row]:
-    """Read a split's rows, checked; fine-tuning labels become the index.
+    """Read a split's rows, checked: see `load_split`."""
+    return load_split(task, data, split).rows
+
+
+def load_split(task: Task, data: Path, split: str) -> Split:
+    """Read a split's rows, checked; `label` becomes the index or score, `id` the row's name.
 
     Raises:
         FileNotFoundError: the file is not there.
-        ValueError: a row lacks a column or has an unknown label; names file, row and column.
+        ValueError: a row lacks a column or text, or has an unknown label; names file, row, column.
     """
-    path = find_jsonl(data_path(task, data, split))
-    rows = list(read_jsonl(path))
+    path = find_split(task, data, split)
+    rows = list(read_rows(path))
     if not rows:
         raise ValueError(f"{path}: no rows in it (task {task.name})")
-    for number, row in enumerate(rows, 1):
-        where = f"{path}, row {number}"
-        for column in task.columns:
-            if row.get(column) is None:
-                raise ValueError(
-                    f"{where}: column {column!r} is missing (has {', '.join(sorted(row))}); "
-                    f"task {task.name} needs {', '.join(task.columns)}"
-                )
-        if task.format in FINETUNE_FORMATS:
-            row["label"] = label_index(task, row, where)
-    return rows
+    gold = not (split in task.withheld and all(is_withheld(row.get(task.label)) for row in rows))
+    kept = []
+    for number, row in enumerate(rows):
+        where = f"{path}, row {number + 1}"
+        check_columns(task, row, where, gold=gold)
+        row["id"] = str(row.get(task.key, number))
+        if task.labelled:
+            if task.no_gold is not None and as_number(row[task.label]) == task.no_gold:
+                continue
+            row["label"] = label_of(task, row, where) if gold else UNLABELLED
+        kept.append(row)
+    chosen = task.pick[split](kept) if split in task.pick else kept
+    return Split(chosen, gold, len(rows) - len(kept))
 
 
-def label_index(task: Task, row: Row, where: str) -> int:
-    """Return the index of a row's label, which may be written as index or as name."""
-    label = row["label"]
-    allowed = task.labels or tuple(str(i) for i in range(len(row["answers"])))
-    if isinstance(label, str) and label in task.labels:
+def is_withheld(label: Any) -> bool:
+    """Return whether this is what a public set writes in place of a label it keeps to itself."""
+    return label is None or as_number(label) == UNLABELLED
+
+
+def check_columns(task: Task, row: Row, where: str, *, gold: bool) -> None:
+    """Refuse a row that lacks a column or a text."""
+    for column in task.columns:
+        if column == task.label and not gold:
+            continue
+        if row.get(column) is None:
+            raise ValueError(
+                f"{where}: column {column!r} is missing (has {', '.join(sorted(row))}); "
+                f"task {task.name} needs {', '.join(task.columns)}"
+            )
+        if task.labelled and column != task.label:
+            check_text(task, row, column, where)
+
+
+def check_text(task: Task, row: Row, column: str, where: str) -> None:
+    """Refuse a column without text, or without a list of texts where it should hold one."""
+    texts = row[column] if column in task.lists else [row[column]]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts) or not texts:
+        what = "a list of texts" if column in task.lists else "a text"
+        raise ValueError(f"{where}: column {column!r} is {row[column]!r:.80}, not {what}")
+    known = {column, f"{column}@{row.get(task.key)}"} & set(task.may_be_empty)
+    if not known and not all(text.strip() for text in texts):
+        raise ValueError(f"{where}: column {column!r} has no text")
+
+
+def label_of(task: Task, row: Row, where: str) -> float:
+    """Return the index or score of a row's label; an index may be written as the label's name."""
+    label = row[task.label]
+    if label in task.labels:
         return task.labels.index(label)
-    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(allowed):
-        return label
-    raise ValueError(f"{where}: column 'label' is {label!r}; allowed: {', '.join(allowed)}")
+    number = as_number(label)
+    if task.scale:
+        low, high = task.scale
+        if number is not None and low <= number <= high:
+            return number
+        raise ValueError(f"{where}: column {task.label!r} is {label!r}; allowed: {low} to {high}")
+    allowed = task.labels or tuple(str(i) for i in range(len(row["answers"])))
+    if number is not None and number - task.label_from in range(len(allowed)):
+        return int(number) - task.label_from
+    raise ValueError(f"{where}: column {task.label!r} is {label!r}; allowed: {', '.join(allowed)}")
+
+
+def as_number(label: Any) -> float | None:
+    """Return a label's number, which CSV files hold as text; None if it is none."""
+    if isinstance(label, bool) or not isinstance(label, int | float | str):
+        return None
+    try:
+        return float(label)
+    except ValueError:
+        return None
 
 
 SPLITS = {"train": "train", "val": "val", "test": "test"}

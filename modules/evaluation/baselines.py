@@ -28,7 +28,7 @@ def tfidf(task: Task, data: Path, split: str = "test") -> Score:
     if task.format == "multiple_choice":
         predictions = rank_answers(train, test)
     else:
-        model = fit([joined(example, 0) for example in train], [e.label for e in train])
+        model = fit([joined(example, 0) for example in train], [int(e.label) for e in train])
         found = model.predict([joined(example, 0) for example in test])
         predictions = [int(label) for label in found]
     protocol = {"baseline": "tfidf logistic regression", "train": len(train)}
@@ -95,7 +95,7 @@ def load_examples(task: Task, data: Path, split: str) -> list[Example]:
 
 def accuracy_score(
     task: Task,
-    predictions: Sequence[int],
+    predictions: Sequence[float],
     test: Sequence[Example],
     split: str,
     protocol: dict[str, Any],

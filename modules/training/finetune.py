@@ -17,14 +17,13 @@ from torch.utils.data import DataLoader
 
 from modules import tasks
 from modules import tokenizer as bpe
-from modules.files import Progress, find_jsonl, sha256, silent, write_json, write_jsonl
+from modules.files import Progress, sha256, silent, write_json, write_jsonl
 from modules.model import checkpoint
 from modules.model.base import Decoder
 from modules.model.gpt import GPT
 from modules.model.heads import HeadConfig, TaskModel
-from modules.task import FINETUNE_FORMATS, Task, data_path, load_rows
+from modules.task import FINETUNE_FORMATS, Task, load_rows, split_files
 from modules.training import loop, ranks, tuned
-from modules.training.config import FinetuneConfig
 from modules.training.loop import Emit, Safety
 from modules.training.order import Steps, loader, mix, permute
 from modules.training.state import check_finite
@@ -38,6 +37,7 @@ from modules.training.transform import (
     sample,
     within,
 )
+from modules.training.tuning_config import FinetuneConfig
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class FinetuneModule(Training):
 
     def micro_loss(self, batch: Batch) -> Tensor:
         """Return this micro-batch's part of L2 + lambda * L1 over the whole batch."""
-        weight = self.config.lm_weight
+        weight = self.config.lm_share
         _, task, lm, _ = self.model.losses(
             batch.tokens, batch.extract, batch.labels, lm_weight=weight
         )
@@ -139,7 +139,7 @@ def finetune(
     """Fine-tune a checkpoint/ directory on a task; write a tuned/ directory. None: stopped early.
 
     Args:
-        checkpoint: also needed for initialise = scratch: its config and tokenizer are used.
+        checkpoint: also needed for use = scratch: its config and tokenizer are used.
         data: the data folder; the task knows its place in it.
 
     Raises:
@@ -159,7 +159,11 @@ def finetune(
     saved = loop.prepare(config, safety)
     model = build(checkpoint, spec, config)
     tokenizer = bpe.load(checkpoint / "tokenizer")
-    sets = {split: _encoded(spec, data, split, tokenizer, model, config) for split in spec.splits}
+    sets = {
+        split: _encoded(spec, data, split, tokenizer, model, config)
+        for split in spec.splits
+        if split not in spec.withheld
+    }
     train = sample(sets["train"], config.max_train_examples, config.seed)
     train = within(train, config.max_train_tokens, config.seed)
     val = sample(sets["val"], config.max_val_examples, config.seed)
@@ -200,7 +204,7 @@ def build(directory: Path, task: Task, config: FinetuneConfig) -> TaskModel:
         new = new.but(**dict.fromkeys(sorted(names), config.dropout))
     fresh = checkpoint.build(new)
     fresh.init_weights(generator)
-    if config.initialise == "pretrained":
+    if config.use != "scratch":
         keep = _transferred(decoder, config.transfer_layers)
         fresh.load_state_dict(fresh.state_dict() | keep)
     fresh.resize(N_SPECIAL, generator)
@@ -212,16 +216,22 @@ def build(directory: Path, task: Task, config: FinetuneConfig) -> TaskModel:
     )
     model = TaskModel(fresh, head)
     model.init_head(generator)
+    fresh.requires_grad_(config.use != "features")
     return model.train()
 
 
 def _transferred(decoder: Decoder, layers: int | None) -> dict[str, Tensor]:
-    """Return the tensors to copy: all, or the embeddings and the first `layers` blocks."""
+    """Return the tensors to copy: all, or the embeddings and the first `layers` blocks.
+
+    Raises:
+        ValueError: the checkpoint does not have so many blocks.
+    """
     state = decoder.state_dict()
-    if layers is None:
-        return state
-    if not isinstance(decoder, GPT) or layers > decoder.config.n_layer:
-        raise ValueError(f"transfer_layers {layers}: the checkpoint has no so many blocks")
+    n_blocks = decoder.config.n_layer if isinstance(decoder, GPT) else 0
+    if layers is None or layers == n_blocks > 0:
+        return state  # the final norm belongs to the last block
+    if layers > n_blocks:
+        raise ValueError(f"transfer_layers {layers}: the checkpoint has {n_blocks} blocks")
     kept = ("wte.", "wpe.", *(f"h.{i}." for i in range(layers)))
     return {name: t for name, t in state.items() if name.startswith(kept)}
 
@@ -284,7 +294,6 @@ def _write(
 
 def fingerprint(config: FinetuneConfig, name: str, task: Task, directory: Path, data: Path) -> str:
     """Return a hash of everything the result follows from."""
-    rows = [find_jsonl(data_path(task, data, split)) for split in sorted(task.splits)]
     weights = [directory / checkpoint.CONFIG, directory / checkpoint.WEIGHTS]
-    hashes = [sha256(path) for path in (*weights, *rows)]
+    hashes = [sha256(path) for path in (*weights, *split_files(task, data))]
     return loop.fingerprint(config, name, str(task.version), *hashes)

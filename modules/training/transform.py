@@ -26,7 +26,7 @@ class Encoded:
 
     id: str
     sequences: tuple[tuple[int, ...], ...]
-    label: int
+    label: float
     cut: bool  # some text did not fit
 
     @property

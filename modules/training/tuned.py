@@ -60,8 +60,8 @@ def scores(task: Task, split: str, predictions: list[Row], config: Any) -> list[
     truth = [row["label"] for row in predictions]
     protocol = {
         "kind": "finetune",
-        "initialise": config.initialise,
-        "lm_weight": config.lm_weight,
+        "use": config.use,
+        "lm_weight": config.lm_share,
         "epochs": config.epochs,
         "max_train_examples": config.max_train_examples,
         "seed": config.seed,
@@ -92,8 +92,8 @@ def description(task: Task, model: TaskModel, config: Any) -> dict[str, Any]:
             "special_tokens": {name: first + i for i, name in enumerate(SPECIAL_NAMES)},
             "longest": min(config.max_length or size.n_positions, size.n_positions),
         },
-        "lm_weight": config.lm_weight,
-        "initialise": config.initialise,
+        "lm_weight": config.lm_share,
+        "use": config.use,
         "seed": config.seed,
     }
 
