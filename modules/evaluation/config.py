@@ -7,6 +7,7 @@ from pydantic import Field
 from modules.config import Config
 
 Precision = Literal["float32", "bfloat16"]
+Convention = Literal["paper", "harness"]
 
 
 class ZeroShotConfig(Config):
@@ -16,9 +17,14 @@ class ZeroShotConfig(Config):
     """Split asked, of benchmarks that have splits."""
     limit: int | None = Field(None, ge=1)
     """Items per benchmark and variant, evenly spread over it; none: all."""
+    convention: Convention = "paper"
+    """Where lm-evaluation-harness differs from the papers, whose way: harness reads running text
+    in windows that do not overlap, cuts each long candidate for itself, and takes the answer with
+    the highest sum of log-probabilities, not the highest mean."""
     stride: int | None = Field(None, ge=1)
-    """Tokens by which perplexity's windows advance; none: half of the model's positions. Smaller
-    is slower and gives lower perplexity (a GPT-2 author quotes 32)."""
+    """Tokens by which perplexity's windows advance; none: half of the model's positions (all of
+    them by the harness's convention). Smaller is slower and gives lower perplexity (a GPT-2 author
+    quotes 32)."""
     batch_tokens: int = Field(8192, ge=1)
     """Tokens read at once, padding included; changes memory and speed, not the scores."""
     batch_size: int = Field(32, ge=1)
@@ -38,7 +44,8 @@ class ZeroShotConfig(Config):
         Raises:
             ValueError: it is longer than the model's context.
         """
-        stride = self.stride if self.stride is not None else max(1, positions // 2)
+        usual = positions if self.convention == "harness" else max(1, positions // 2)
+        stride = self.stride if self.stride is not None else usual
         if stride > positions:
             raise ValueError(f"stride {stride} is longer than the model's {positions} positions")
         return stride

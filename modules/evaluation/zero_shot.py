@@ -1,24 +1,27 @@
 """Ask one model one benchmark, without training on it (GPT-2, section 3) -> items and Scores.
 
-Every item's result is kept in items/<task>.jsonl.zst; scores are computed from that file's rows
-alone, so they can be had again without the model, and a finished task is not asked twice.
+Answers are kept as they come (modules/evaluation/journal.py), so a killed evaluation goes on. Every
+item's result ends in items/<task>.jsonl.zst, and how it was asked in items/<task>.json; scores are
+computed from those alone (`recompute`), and a finished task is not asked twice.
 """
 
-import logging
+import hashlib
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from modules.evaluation import ask
 from modules.evaluation.config import ZeroShotConfig
+from modules.evaluation.journal import Journal, Remember
 from modules.evaluation.metrics import bleu_signature, interval
-from modules.files import Progress, read_jsonl, silent, write_json, write_jsonl
+from modules.files import Progress, json_line, read_jsonl, silent, write_json, write_jsonl
 from modules.task import Item, Row, Score, Task, load_rows
 
-log = logging.getLogger(__name__)
-
+FORMAT = 1  # of the journal and the items; raised where the planning of passes changes
 CONFIDENT = (1, 10)  # per cent of the answers; GPT-2, section 3.8 has 1
 
 
@@ -68,29 +71,80 @@ def evaluate_subject(
     *,
     progress: Progress = silent,
 ) -> list[Score]:
-    """Ask a loaded model one benchmark; results already in `out` for the same items are reused."""
+    """Ask a loaded model one benchmark; what `out` holds of the same asking is used again."""
     rows = load_rows(task, data, config.split)
     variants = {name: spread(make(rows), config.limit) for name, make in ways_to_ask(task).items()}
-    path = out / "items" / f"{task.name}.jsonl.zst"
-    expected = [(name, item.id) for name, items in variants.items() for item in items]
-    if path.exists() and (found := list(read_jsonl(path))):
-        if [(row["variant"], row["id"]) for row in found] == expected:
-            return scores_of(task, found, config, subject.positions)
-        log.warning("%s holds other items than asked for: asked again", path)
-    settings = ask.Settings(
-        batch_tokens=config.batch_tokens,
-        batch_size=config.batch_size,
-        precision=config.precision,
-        stride=config.stride_of(subject.positions),
-        seed=config.seed,
-    )
+    settings = settings_of(config, subject.positions)
+    about = {
+        "format": FORMAT,
+        "model": subject.identity,
+        "positions": subject.positions,
+        "task": task.name,
+        "task_version": task.version,
+        "split": config.split,
+        "items": fingerprint(variants),
+        "settings": asdict(settings),
+    }
+    path, facts = files_of(out, task)
+    if facts.exists() and json.loads(facts.read_text())["about"] == about:
+        write_json(facts, {"about": about, "config": config.model_dump(mode="json")})
+        return recompute(out, task)
+    journal = Journal(path.with_name(f"{task.name}.part"), about)
     results: list[Row] = []
     for name, items in variants.items():
-        asked = ask.rows_of(subject, task, items, settings, progress=progress)
+        remember: Remember = partial(under, journal, name)
+        asked = ask.rows_of(subject, task, items, settings, remember=remember, progress=progress)
         results += [{"variant": name, **row} for row in asked]
     check_finite(task, results)
     write_jsonl(path, results)
-    return scores_of(task, results, config, subject.positions)
+    write_json(facts, {"about": about, "config": config.model_dump(mode="json")})
+    journal.close(finished=True)
+    return recompute(out, task)
+
+
+def recompute(out: Path, task: Task) -> list[Score]:
+    """Return a task's scores from the items that `evaluate` kept; needs neither model nor rows.
+
+    Raises:
+        FileNotFoundError: the task was not asked to its end there.
+    """
+    path, facts = files_of(out, task)
+    if not facts.exists():
+        raise FileNotFoundError(f"{facts}: missing, so {task.name} is not finished there")
+    known = json.loads(facts.read_text())
+    config = ZeroShotConfig.model_validate(known["config"])
+    return scores_of(task, list(read_jsonl(path)), config, known["about"]["positions"])
+
+
+def files_of(out: Path, task: Task) -> tuple[Path, Path]:
+    """Return where a task's items lie, and the file that says how they were asked."""
+    return out / "items" / f"{task.name}.jsonl.zst", out / "items" / f"{task.name}.json"
+
+
+def settings_of(config: ZeroShotConfig, positions: int) -> ask.Settings:
+    """Return how a model with so many positions is asked."""
+    return ask.Settings(
+        batch_tokens=config.batch_tokens,
+        batch_size=config.batch_size,
+        precision=config.precision,
+        stride=config.stride_of(positions),
+        seed=config.seed,
+        convention=config.convention,
+    )
+
+
+def fingerprint(variants: Mapping[str, Sequence[Item]]) -> str:
+    """Return a hash of everything that is asked."""
+    digest = hashlib.sha256()
+    for name, items in variants.items():
+        for item in items:
+            digest.update(json_line({"variant": name, **asdict(item)}))
+    return digest.hexdigest()
+
+
+def under(journal: Journal, variant: str, key: str, answer: Any) -> Any:
+    """Remember an answer under its variant's name."""
+    return journal.remember(f"{variant}/{key}", answer)
 
 
 def ways_to_ask(task: Task) -> dict[str, Any]:
@@ -170,6 +224,7 @@ def protocol_of(
         "n": len(rows),
         "positions": positions,
         "precision": config.precision,
+        "convention": config.convention,
         "truncated": sum(row.get("dropped", 0) > 0 for row in rows),
         **task.notes,
     }
@@ -180,7 +235,8 @@ def protocol_of(
             "not_detokenized": sum(row["fallback"] for row in rows),
         }
     if task.format == "multiple_choice":
-        protocol["answer"] = "highest mean token log-probability"
+        how = "mean token" if config.convention == "paper" else "summed"
+        protocol["answer"] = f"highest {how} log-probability"
     if task.format == "generation":
         protocol |= ask.generation_settings(task, positions) | {"seed": config.seed}
     return protocol

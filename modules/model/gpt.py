@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from modules.kernels import ops
 from modules.kernels.linear import Linear
 from modules.model.base import Decoder, compute_dtype
+from modules.model.branches import Branches
 from modules.model.config import GPTConfig
 
 LN_EPS = 1e-5  # both releases
@@ -78,6 +79,10 @@ class Cache:
         new = lengths if lengths is not None else [self._new] * len(self.lengths)
         self.lengths = [old + n for old, n in zip(self.lengths, new, strict=True)]
 
+    def peek(self) -> "Cache":
+        """Return a cache to read on with; this one forgets it, but may not be used meanwhile."""
+        return Cache(self.keys, self.values, list(self.lengths))
+
     def take(self, rows: list[int]) -> "Cache":
         """Return a cache of these rows, in this order; a row may be repeated."""
         index = torch.tensor(rows, device=self.keys.device, dtype=torch.int64)
@@ -133,7 +138,7 @@ class Attention(nn.Module):
         self.c_proj = Linear(c, c)
         self.resid = nn.Dropout(config.resid_dropout)
 
-    def forward(self, x: Tensor, layer: int, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, layer: int, cache: Cache | Branches | None) -> Tensor:
         """Mix the positions of x (B, T, C) with what came before them."""
         b, t, c = x.shape
         qkv = self.c_attn(x).view(b, t, 3, self.n_head, c // self.n_head)
@@ -173,7 +178,7 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, LN_EPS)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, layer: int, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, layer: int, cache: Cache | Branches | None) -> Tensor:
         """Return the block's output (B, T, C)."""
         plain = self.pre_norm and cache is None and not (self.training and self.drops)
         if plain and self.even and ops.usable(x):
@@ -187,6 +192,8 @@ class Block(nn.Module):
 
 class GPT(Decoder):
     """Token and position embedding, blocks, and a final norm where the config says pre-norm."""
+
+    branching = True
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -220,22 +227,26 @@ class GPT(Decoder):
                 parameter.normal_(0, scale, generator=generator)
 
     def forward(
-        self, tokens: Tensor, cache: Cache | None = None, lengths: list[int] | None = None
+        self,
+        tokens: Tensor,
+        cache: Cache | Branches | None = None,
+        lengths: list[int] | None = None,
     ) -> Tensor:
         """Return the features (B, T, C) of tokens (B, T) int64.
 
-        With a cache (inference only) the tokens follow what it holds, and it takes them in.
+        With a cache (inference only) the tokens follow what it holds, and it takes them in; with
+        branches they are rows that branch.
         `lengths` says how many of each row's tokens are real where the batch is padded on the
         right; the features of padding mean nothing.
 
         Raises:
             ValueError: the tokens reach past the model's or the cache's last position.
         """
-        if tokens.shape[1] > self.config.n_positions:
-            limit = self.config.n_positions
-            raise ValueError(f"{tokens.shape[1]} tokens a row; the model has {limit} positions")
         if cache is None:
-            positions = torch.arange(tokens.shape[1], device=tokens.device)  # (T,)
+            limit, n = self.config.n_positions, tokens.shape[1]
+            if n > limit:
+                raise ValueError(f"{n} tokens a row; the model has {limit} positions")
+            positions = torch.arange(n, device=tokens.device)  # (T,)
         else:
             assert not torch.is_grad_enabled(), "the cache is written in place: use torch.no_grad()"
             positions = cache.open(tokens.shape[1])  # (T,) or (B, T)
