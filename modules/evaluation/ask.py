@@ -125,6 +125,7 @@ def passage_rows(
         subject.tokenizer,
         [item.text for item in items],
         stride=stride,
+        before=[item.before for item in items],
         **how,
     )
     return [

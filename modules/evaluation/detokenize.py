@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from modules.task import Passage, Row, row_id
-
 Rule = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
 NOTHING = re.compile(r"(?!)")
 
@@ -139,27 +137,3 @@ def rates(lines: Iterable[str], style: Style) -> dict[str, int]:
         counts["lines"] += 1
         counts["raw" if result.raw else "partly" if result.kept else "exact"] += 1
     return counts
-
-
-def natural(column: str, style: Style) -> Callable[[list[Row]], list[Passage]]:
-    """Return the items of tokenised rows as natural text, scored per token of the file."""
-    return lambda rows: [passage(row, i, column, style) for i, row in enumerate(rows)]
-
-
-def raw(column: str) -> Callable[[list[Row]], list[Passage]]:
-    """Return the items of tokenised rows as they are."""
-    return lambda rows: [passage(row, i, column, None) for i, row in enumerate(rows)]
-
-
-def passage(row: Row, number: int, column: str, style: Style | None) -> Passage:
-    """Return one line: the model reads it with its line end, which is a unit too (WikiText)."""
-    line = row[column].strip()
-    result = detokenize(line, style) if style else Detokenized(line, kept=0, raw=False)
-    return Passage(
-        row_id(row, number),
-        result.text + "\n",
-        units=len(line.split()) + 1,
-        original=line + "\n",
-        domain=row.get("domain", ""),
-        fallback=result.raw,
-    )

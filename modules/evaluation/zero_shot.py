@@ -19,7 +19,7 @@ from modules.evaluation.config import ZeroShotConfig
 from modules.evaluation.journal import Journal, Remember
 from modules.evaluation.metrics import bleu_signature, interval
 from modules.files import Progress, json_line, read_jsonl, silent, write_json, write_jsonl
-from modules.task import Item, Row, Score, Task, load_rows
+from modules.task import Item, Row, Score, Task, asked_rows, with_shots
 
 FORMAT = 1  # of the journal and the items; raised where the planning of passes changes
 CONFIDENT = (1, 10)  # per cent of the answers; GPT-2, section 3.8 has 1
@@ -72,7 +72,10 @@ def evaluate_subject(
     progress: Progress = silent,
 ) -> list[Score]:
     """Ask a loaded model one benchmark; what `out` holds of the same asking is used again."""
-    rows = load_rows(task, data, config.split)
+    split = config.split_of(task)
+    if config.shots_of(task) != task.shots:
+        task = with_shots(task, config.shots_of(task))
+    rows = asked_rows(task, data, split)
     variants = {name: spread(make(rows), config.limit) for name, make in ways_to_ask(task).items()}
     settings = settings_of(config, subject.positions)
     about = {
@@ -81,7 +84,7 @@ def evaluate_subject(
         "positions": subject.positions,
         "task": task.name,
         "task_version": task.version,
-        "split": config.split,
+        "split": split,
         "items": fingerprint(variants),
         "settings": asdict(settings),
     }
@@ -200,7 +203,7 @@ def score_of(
     )
     if not math.isfinite(value):
         raise ValueError(f"task {task.name}: {name} over {len(rows)} items is {value}")
-    split = config.split if task.splits else "test"
+    split = config.split_of(task) if task.splits else "test"
     return Score(task.name, name, value, len(rows), low, high, split, task.version, protocol)
 
 
@@ -237,6 +240,8 @@ def protocol_of(
     if task.format == "multiple_choice":
         how = "mean token" if config.convention == "paper" else "summed"
         protocol["answer"] = f"highest {how} log-probability"
+    if task.few_shot:
+        protocol["shots"] = config.shots_of(task)
     if task.format == "generation":
         protocol |= ask.generation_settings(task, positions) | {"seed": config.seed}
     return protocol

@@ -6,8 +6,8 @@ The style is lower case without punctuation, N for numbers and <unk> for rare wo
 capitals at known places and the full stop can be undone, the rest stays as it is.
 """
 
-from modules.evaluation.detokenize import natural, raw
 from modules.evaluation.metrics import bits_per_byte, perplexity
+from modules.evaluation.passages import sentences
 from modules.evaluation.styles import PTB_STYLE
 from modules.task import Task
 
@@ -17,10 +17,10 @@ TASK = Task(
     version=2,
     source="zeroshot/lm_ppl/tokenized_styles",
     columns=("ptb_style",),
-    items=natural("ptb_style", PTB_STYLE),
+    items=sentences("ptb_style", PTB_STYLE),
     metrics={"word_perplexity": perplexity, "bits_per_byte": bits_per_byte},
     variant="detokenized",
-    variants={"raw": raw("ptb_style")},
+    variants={"raw": sentences("ptb_style", None)},
     like="ptb-text-only/ptb_text_only",
     paper="GPT-2 section 3.1, Table 3",
     reference={"117M on PTB": 65.85, "1542M on PTB": 35.76},
