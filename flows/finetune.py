@@ -49,6 +49,7 @@ def finetune(
                 for task in chosen
                 for use in uses
             ],
+            data=config.folder(at.workspace.root),
         )
         show_scores(made)
         raise_if_failed(made)

@@ -17,7 +17,7 @@ from modules.task import Example, Score, Task, load_rows
 def majority(task: Task, data: Path, split: str = "test") -> Score:
     """Score the training split's most frequent label on a split."""
     train, test = load_examples(task, data, "train"), load_examples(task, data, split)
-    counts = Counter(example.label for example in train)
+    counts = Counter(int(example.label) for example in train)
     label = min(counts, key=lambda label: (-counts[label], label))
     return accuracy_score(task, [label] * len(test), test, split, {"baseline": "majority"})
 

@@ -93,10 +93,6 @@ def per_item(values: Sequence[float]) -> Array:
 mean = SumMetric(lambda predictions, _: per_item(predictions), ratio)
 """Mean of the predictions, which are numbers already; references are not looked at."""
 
-accuracy = SumMetric(
-    lambda p, r: per_item([float(a == b) for a, b in zip(p, r, strict=True)]), ratio
-)
-
 
 def binary_counts(predictions: Sequence[int], references: Sequence[int]) -> Array:
     """Return (true positive, false positive, false negative) per item, class 1 being positive."""
@@ -152,7 +148,7 @@ pearson = SumMetric(moments, pearson_of_moments)
 
 
 def spearman(predictions: Sequence[float], references: Sequence[float]) -> float:
-    """Return Spearman's rank correlation (ties get their mean rank)."""
+    """Return Spearman's rank correlation (ties get their mean rank), 0 where a side is constant."""
     return pearson(mean_ranks(predictions), mean_ranks(references))
 
 

@@ -178,10 +178,16 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, LN_EPS)
         self.mlp = MLP(config)
 
+    @property
+    def bare(self) -> bool:
+        """Whether nothing stands beside the maps (an adapter), so that kernels may read them."""
+        maps = (self.attn.c_attn, self.attn.c_proj, self.mlp.c_fc, self.mlp.c_proj)
+        return all(type(m) is Linear for m in maps)
+
     def forward(self, x: Tensor, layer: int, cache: Cache | Branches | None) -> Tensor:
         """Return the block's output (B, T, C)."""
         plain = self.pre_norm and cache is None and not (self.training and self.drops)
-        if plain and self.even and ops.usable(x):
+        if plain and self.even and ops.usable(x) and self.bare:
             return ops.mlp_block(ops.attention_block(x, self.ln_1, self.attn), self.ln_2, self.mlp)
         if self.pre_norm:  # GPT-2 paper, section 2.3
             x = x + self.attn(self.ln_1(x), layer, cache)
@@ -250,12 +256,19 @@ class GPT(Decoder):
         else:
             assert not torch.is_grad_enabled(), "the cache is written in place: use torch.no_grad()"
             positions = cache.open(tokens.shape[1])  # (T,) or (B, T)
-        x = self.drop(self.read_tokens(tokens) + self.wpe(positions))  # (B, T, C)
+        x = self.embed(tokens, positions)  # (B, T, C)
         for layer, block in enumerate(self.h):
             x = block(x, layer, cache)
         if cache is not None:
             cache.close(lengths)
         return self.ln_f(x)
+
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Return the sum of token and position vectors (B, T, C), with dropout."""
+        token, position = self.read_tokens(tokens), self.wpe(positions)
+        if self.drop_apart:
+            return self.drop(token) + self.drop(position.expand_as(token))
+        return self.drop(token + position)
 
     def new_cache(
         self,

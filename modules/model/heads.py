@@ -28,6 +28,16 @@ class HeadConfig(Config):
     """Dropout on the state the head reads (GPT-1 paper, section 4.1)."""
     pair: Literal["sum", "concat"] = "sum"
     """Similarity: add the states of the two orders (section 3.3), or put them side by side."""
+    scale: tuple[float, float] | None = None
+    """The label is a score between these (STS-B: 0 and 5)."""
+    score_loss: Literal["classes", "squared"] = "classes"
+    """Scores as weights on whole numbers (n_classes of them), or as one number (regression)."""
+
+    @property
+    def outputs(self) -> int:
+        """Numbers the linear layer gives."""
+        regression = self.scale is not None and self.score_loss == "squared"
+        return 1 if regression or self.format == "multiple_choice" else self.n_classes
 
 
 class TaskModel(nn.Module):
@@ -37,8 +47,7 @@ class TaskModel(nn.Module):
         super().__init__()
         self.decoder, self.config = decoder, config
         wide = config.format == "similarity" and config.pair == "concat"
-        outputs = 1 if config.format == "multiple_choice" else config.n_classes
-        self.head = nn.Linear(decoder.width * (2 if wide else 1), outputs)
+        self.head = nn.Linear(decoder.width * (2 if wide else 1), config.outputs)
         self.init_head()
 
     @torch.no_grad()
@@ -61,10 +70,21 @@ class TaskModel(nn.Module):
         """Return the decoder's features (B, K, T, C)."""
         return self.decoder(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
 
+    def states(self, tokens: Tensor, extract: Tensor) -> Tensor:
+        """Return the states (B, K, C) that the head reads."""
+        return self._ends(self.read(tokens), extract)
+
     def classify(self, hidden: Tensor, extract: Tensor) -> Tensor:
         """Return the head's logits from features (B, K, T, C)."""
+        return self.decide(self._ends(hidden, extract), extract)
+
+    def _ends(self, hidden: Tensor, extract: Tensor) -> Tensor:
+        """Return the features (B, K, C) at the extract tokens."""
         index = extract.clamp(min=0)[..., None, None].expand(-1, -1, 1, hidden.shape[-1])
-        states = hidden.gather(2, index).squeeze(2)  # (B, K, C)
+        return hidden.gather(2, index).squeeze(2)
+
+    def decide(self, states: Tensor, extract: Tensor) -> Tensor:
+        """Return the head's logits from states (B, K, C)."""
         states = self._drop(states)
         if self.config.format == "multiple_choice":
             logits = self.head(states).squeeze(-1)  # (B, K)
@@ -73,39 +93,68 @@ class TaskModel(nn.Module):
         return self.head(joined)  # (B, classes)
 
     def losses(
-        self, tokens: Tensor, extract: Tensor, labels: Tensor, *, lm_weight: float = 0.5
+        self,
+        tokens: Tensor,
+        extract: Tensor,
+        labels: Tensor,
+        *,
+        lm_weight: float = 0.5,
+        lm_average: str = "sequence",
+        lm_matrix: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return (total, task, LM, logits) in one reading: L2 + lambda * L1 (paper, equation 5).
 
         Args:
             tokens: (B, K, T) int64.
             extract: (B, K) int64.
-            labels: (B,) int64, or (B, classes) probabilities (`spread_scores`).
+            labels: (B,) int64, (B, classes) probabilities, or (B,) scores where there is a scale.
             lm_weight: lambda, 0.5 in section 4.1; at 0 the LM loss is left out.
+            lm_average: the LM loss's mean is over each "sequence" first, or over each "token".
+            lm_matrix: (V, C), what the LM softmax runs over; None: the output matrix.
         """
         hidden = self.read(tokens)  # (B, K, T, C)
         logits = self.classify(hidden, extract)
         logits = logits.to(wide(logits.dtype))
-        targets = labels.to(logits.dtype) if labels.is_floating_point() else labels
-        task = F.cross_entropy(logits, targets)
+        task = self.task_loss(logits, labels)
         if not lm_weight:
             return task, task, torch.zeros_like(task), logits
-        lm = self.lm_loss(hidden, tokens, extract)
+        lm = self.lm_loss(hidden, tokens, extract, average=lm_average, matrix=lm_matrix)
         return task + lm_weight * lm, task, lm, logits
 
-    def lm_loss(self, hidden: Tensor, tokens: Tensor, extract: Tensor) -> Tensor:
+    def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy, or squared error, of logits (B, classes)."""
+        logits = logits.to(wide(logits.dtype))
+        if self.config.scale is not None:
+            scores = labels.to(logits.dtype)
+            if self.config.score_loss == "squared":
+                return F.mse_loss(logits.squeeze(1), scores)
+            labels = spread_scores(scores - self.config.scale[0], self.config.n_classes)
+        targets = labels.to(logits.dtype) if labels.is_floating_point() else labels
+        return F.cross_entropy(logits, targets)
+
+    def lm_loss(
+        self,
+        hidden: Tensor,
+        tokens: Tensor,
+        extract: Tensor,
+        *,
+        average: str = "sequence",
+        matrix: Tensor | None = None,
+    ) -> Tensor:
         """Return the auxiliary LM loss as the release computes it (gpt1.md 4.2).
 
         The mean over each sequence's targets (all but its first token, delimiter and extract
-        included, padding not), then the mean over sequences: a short one weighs as much.
+        included, padding not), then the mean over sequences: a short one weighs as much. With
+        average = "token" the mean over all targets at once.
         """
         ends = extract.flatten()  # (B*K,); also the number of targets
         steps = torch.arange(tokens.shape[-1] - 1, device=tokens.device)  # (T-1,)
         real = (steps < ends[:, None]).to(wide(hidden.dtype))  # (B*K, T-1)
         n_sequences = (ends > 0).sum().clamp(min=1)
-        weights = real / (ends.clamp(min=1)[:, None] * n_sequences)
+        share = ends.clamp(min=1)[:, None] * n_sequences
+        weights = real / (real.sum() if average == "token" else share)
         return self.decoder.weighted_loss(
-            hidden.flatten(0, 1)[:, :-1], tokens.flatten(0, 1)[:, 1:], weights
+            hidden.flatten(0, 1)[:, :-1], tokens.flatten(0, 1)[:, 1:], weights, matrix
         )
 
     def _drop(self, states: Tensor) -> Tensor:

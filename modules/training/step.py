@@ -74,6 +74,11 @@ class Training(L.LightningModule):
         """Return validation numbers, or nothing where there is no validation data."""
         raise NotImplementedError
 
+    @property
+    def over(self) -> bool:
+        """Whether no step is left to do."""
+        return self.done == self.total
+
     def keep(self) -> None:
         """Put aside what the run should keep of this step (called before it is saved)."""
 

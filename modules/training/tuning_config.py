@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from modules.config import Config
 from modules.training.config import OptimConfig, TrainingConfig
 
 Use = Literal["features", "initialise", "auxiliary", "scratch"]
@@ -18,6 +19,20 @@ GPT1_FINETUNE_OPTIM = OptimConfig(  # GPT-1 paper, section 4.1; betas from the r
     schedule="linear",
     min_lr_fraction=0.0,
 )
+
+
+class LoraConfig(Config):
+    """Low-rank adapters beside frozen matrices (Hu et al. 2021); the values are its GPT-2 runs'."""
+
+    rank: int = Field(4, ge=1)
+    """Rank of each adapter."""
+    alpha: int = Field(32, ge=1)
+    """An adapter's output is multiplied by alpha / rank."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout on what the adapters read."""
+    targets: tuple[Literal["c_attn", "c_proj", "c_fc"], ...] = Field(("c_attn",), min_length=1)
+    """The maps of each block that are adapted: q, k and v in one; the two that write into the
+    residual; the MLP's first."""
 
 
 class FinetuneConfig(TrainingConfig):
@@ -40,12 +55,40 @@ class FinetuneConfig(TrainingConfig):
     lm_weight: float = Field(0.5, ge=0)  # GPT-1 paper, section 4.1
     """lambda, the weight of the auxiliary language-model loss, for use = auxiliary and scratch; 0
     leaves it out."""
+    lm_average: Literal["sequence", "token"] = "sequence"  # the release (gpt1.md 4.2)
+    """sequence: the mean of each sequence's targets, then over sequences. token: over all targets,
+    so that a long example weighs more."""
+    lm_classes: Literal["vocabulary", "with_positions"] = "vocabulary"
+    """with_positions: the LM softmax runs over the position vectors too, as the release's one
+    matrix has it (gpt1.md 1.2)."""
+    score_loss: Literal["classes", "squared"] = "classes"
+    """Tasks with a scale. classes: a score's weight is spread over its two neighbouring whole
+    numbers, the prediction is the expectation (the release; gpt1.md 4.6). squared: regression."""
     clf_dropout: float = Field(0.1, ge=0, lt=1)  # GPT-1 paper, section 4.1
     """Dropout on the state that the head reads."""
     dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout inside the decoder while fine-tuning; None: what the checkpoint has (GPT-1: 0.1)."""
+    """Dropout inside the decoder while fine-tuning; None: what the checkpoint has (GPT-1: 0.1).
+    A frozen decoder (use = features) has none."""
+    embedding_dropout: Literal["activations", "matrix", "separate"] = "activations"
+    """What embedding dropout is drawn for (gpt1.md 1.2). activations: each sum of token and
+    position. matrix: the whole table of tokens and positions once a step, the tied output too (the
+    release). separate: token and position apart (its PyTorch port)."""
     pair: Literal["sum", "concat"] = "sum"  # GPT-1 paper, section 3.3
     """Similarity: add the states of the two orders, or put them side by side."""
+    lora: LoraConfig | None = None
+    """Train adapters beside the decoder's matrices (and the head) instead of all weights; needs the
+    extra `lora`. What is written has them added in."""
+    truncate: Literal["release", "longest_first"] = "release"
+    """Rows that do not fit. release: each segment of a pair keeps its first n_ctx // 2 - 2 tokens
+    (gpt1.md 4.5). longest_first: the longer segment is cut until the pair fits. Both keep question
+    and answer of multiple choice and cut the document's beginning, where the release is silent."""
+    select: Literal["metric", "loss", "last"] = "metric"
+    """Weights that are kept: those with the best headline metric of the task on the validation
+    rows (the release, which has accuracy), with the lowest loss there, or the last ones. Validated
+    at the end of each epoch, in the first also after 1,000, 2,000, 4,000, ... updates (gpt1.md
+    4.1)."""
+    patience: int | None = Field(None, ge=1)
+    """Stop when so many validations in a row were no better than the best; None: never."""
     max_length: int | None = Field(None, ge=8)
     """Longest sequence in tokens, special ones included; None: the model's positions."""
     max_train_examples: int | None = Field(None, ge=1)
@@ -69,6 +112,16 @@ class FinetuneConfig(TrainingConfig):
     def _whole_on_each_rank(self) -> Self:
         if self.strategy == "fsdp":  # rows differ in length: the ranks do not step together
             raise ValueError("strategy fsdp is for pre-training; fine-tune with ddp")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_need_weights(self) -> Self:
+        if self.lora and self.use not in ("initialise", "auxiliary"):
+            raise ValueError(
+                f"lora adapts pretrained weights; use = {self.use} trains none of them"
+            )
+        if self.use == "features" and self.compile:
+            raise ValueError("use = features reads each row once: nothing to compile")
         return self
 
     @model_validator(mode="after")
