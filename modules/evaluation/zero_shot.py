@@ -9,12 +9,13 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from modules.evaluation import ask
+from modules.evaluation.confidence import most_confident, reliability_of
 from modules.evaluation.config import ZeroShotConfig
 from modules.evaluation.journal import Journal, Remember
 from modules.evaluation.metrics import bleu_signature, interval
@@ -22,7 +23,6 @@ from modules.files import Progress, json_line, read_jsonl, silent, write_json, w
 from modules.task import Item, Row, Score, Task, asked_rows, with_shots
 
 FORMAT = 1  # of the journal and the items; raised where the planning of passes changes
-CONFIDENT = (1, 10)  # per cent of the answers; GPT-2, section 3.8 has 1
 
 
 def evaluate(
@@ -100,9 +100,17 @@ def evaluate_subject(
         results += [{"variant": name, **row} for row in asked]
     check_finite(task, results)
     write_jsonl(path, results)
+    if task.generation.get("confidence"):
+        write_reliability(task, results, path.with_name(f"{task.name}.reliability.json"))
     write_json(facts, {"about": about, "config": config.model_dump(mode="json")})
     journal.close(finished=True)
     return recompute(out, task)
+
+
+def write_reliability(task: Task, rows: Sequence[Row], path: Path) -> None:
+    """Write what a reliability diagram of the answers needs, for the way that is scored."""
+    own = [row for row in rows if row["variant"] == task.variant]
+    write_json(path, reliability_of(own, next(iter(task.metrics.values()))))
 
 
 def recompute(out: Path, task: Task) -> list[Score]:
@@ -251,13 +259,8 @@ def calibration(
     task: Task, rows: Sequence[Row], config: ZeroShotConfig, protocol: dict[str, Any]
 ) -> list[Score]:
     """Return the accuracy of the most confident answers, where there are enough of them."""
-    ranked = sorted(rows, key=lambda row: (-row["logprob"], row["id"]))
     name, scores = next(iter(task.metrics)), []
-    for percent in CONFIDENT:
-        top = ranked[: len(ranked) * percent // 100]
-        if top:
-            score = score_of(task, name, top, config, {**protocol, "most_confident": len(top)})
-            scores.append(
-                Score(**{**asdict(score), "metric": f"{name}_most_confident_{percent}_percent"})
-            )
+    for percent, top in most_confident(rows).items():
+        score = score_of(task, name, top, config, {**protocol, "most_confident": len(top)})
+        scores.append(replace(score, metric=f"{name}_most_confident_{percent}_percent"))
     return scores
