@@ -20,7 +20,7 @@ from modules.evaluation.config import ZeroShotConfig
 from modules.evaluation.journal import Journal, Remember
 from modules.evaluation.metrics import bleu_signature, interval
 from modules.files import Progress, json_line, read_jsonl, silent, write_json, write_jsonl
-from modules.task import Item, Row, Score, Task, asked_rows, with_shots
+from modules.task import Item, Items, Row, Score, Task, asked_rows, with_shots
 
 FORMAT = 1  # of the journal and the items; raised where the planning of passes changes
 
@@ -76,7 +76,10 @@ def evaluate_subject(
     if config.shots_of(task) != task.shots:
         task = with_shots(task, config.shots_of(task))
     rows = asked_rows(task, data, split)
-    variants = {name: spread(make(rows), config.limit) for name, make in ways_to_ask(task).items()}
+    variants = {
+        name: spread(make_items(task, make, rows), config.limit)
+        for name, make in ways_to_ask(task).items()
+    }
     settings = settings_of(config, subject.positions)
     about = {
         "format": FORMAT,
@@ -161,6 +164,14 @@ def under(journal: Journal, variant: str, key: str, answer: Any) -> Any:
 def ways_to_ask(task: Task) -> dict[str, Any]:
     """Return the item makers of a task's variants, the headline one first."""
     return {task.variant: task.items, **task.variants}
+
+
+def make_items(task: Task, make: Items, rows: list[Row]) -> list[Item]:
+    """Turn a task's rows into items; a wrong row's message names the task."""
+    try:
+        return make(rows)
+    except ValueError as error:
+        raise ValueError(f"task {task.name}: {error}") from None
 
 
 def spread(items: Sequence[Item], limit: int | None) -> list[Item]:

@@ -12,7 +12,7 @@ from modules.paper_gpt2 import table_3
 from modules.task import Task
 
 COLUMNS = ("sentences", "question", "options")
-SPLITS = {"train": "train", "val": "validation", "test": "test"}
+SPLITS = {"val": "validation", "test": "test"}
 
 TASK = Task(
     name="cbt_cn",

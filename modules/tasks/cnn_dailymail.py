@@ -24,7 +24,7 @@ TASK = Task(
     version=1,
     hub="abisee/cnn_dailymail 3.0.0",
     columns=("article", "highlights"),
-    splits={"train": "train", "val": "validation", "test": "test"},
+    splits={"val": "validation", "test": "test"},
     items=summaries("article", highlights, "TL;DR:"),
     metrics={
         "rouge_average": rouge_average,

@@ -21,7 +21,7 @@ TASK = Task(
     version=1,
     hub="cimec/lambada plain_text",
     columns=("text",),
-    splits={"train": "train", "val": "validation", "test": "test"},
+    splits={"val": "validation", "test": "test"},
     items=last_words("text", detokenized),
     metrics={
         "accuracy": mean,

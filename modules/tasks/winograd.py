@@ -19,7 +19,7 @@ def pronoun(row: Row) -> tuple[str, str, bool]:
     end = start + len(word)
     if text[start:end] != word:
         raise ValueError(
-            f"winograd, row {row['id']}: column 'pronoun' is {word!r}, but at column "
+            f"row {row['id']}: column 'pronoun' is {word!r}, but at column "
             f"'pronoun_loc' stands {text[start:end]!r}"
         )
     return text[:start], text[end:], word.lower() in POSSESSIVE

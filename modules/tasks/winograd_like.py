@@ -16,7 +16,7 @@ def gap(row: Row) -> tuple[str, str, bool]:
     """Return the text around the gap."""
     before, found, after = row["sentence"].partition("_")
     if not found:
-        raise ValueError(f"winograd_like, row {row['id']}: column 'sentence' has no '_'")
+        raise ValueError(f"row {row['id']}: column 'sentence' has no '_'")
     return before, after, False
 
 

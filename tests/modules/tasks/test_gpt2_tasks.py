@@ -162,7 +162,7 @@ def test_winograd_fills_the_pronouns_place():
 def test_a_pronoun_that_is_not_there_is_named():
     task = tasks.get("winograd")
     rows = load_rows(task, FIXTURES, "test")
-    with pytest.raises(ValueError, match="winograd, row 0: column 'pronoun' is 'he', but at"):
+    with pytest.raises(ValueError, match="row 0: column 'pronoun' is 'he', but at"):
         task.items([rows[0] | {"pronoun_loc": 3}])
 
 
