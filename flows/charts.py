@@ -206,3 +206,18 @@ def _errors(points: Sequence[Interval]) -> list[list[float]]:
     """Return how far intervals reach below and above their values."""
     below = [max(0.0, value - low) for value, low, _ in points]
     return [below, [max(0.0, high - value) for value, _, high in points]]
+
+
+def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
+    """Draw how often predictions are right against how sure they are, one panel a binning."""
+    figure, panels = subplots(1, len(bins), width=4.6, height=4.2)
+    for axes, (name, rows) in zip(panels, bins.items(), strict=True):
+        most = max(row["n"] for row in rows)
+        axes.plot([0, 1], [0, 1], color=PALE, linewidth=1)
+        axes.plot([r["confidence"] for r in rows], [r["accuracy"] for r in rows], color=INK, lw=1)
+        for row in rows:
+            size = 12 + 60 * row["n"] / most  # points; larger where more predictions are
+            axes.scatter(row["confidence"], row["accuracy"], s=size, color=ACCENT, zorder=3)
+        axes.set(xlabel="confidence", ylabel="accuracy", title=f"bins of {name.replace('_', ' ')}")
+        axes.set(xlim=(0, 1.02), ylim=(-0.02, 1.02))
+    return png_of(figure)

@@ -12,13 +12,13 @@ from flows.page import Block, Picture, Shown
 from flows.stage import stage
 from flows.study import TESTS, Summary, base, finish, percent, span
 from modules import presets, tasks
+from modules.glue import GLUE, glue_score
+from modules.paper import GLUE_SCORES, GPT1, TABLE_2, TABLE_3, TABLE_4, Column
 from modules.run import RunConfig
 from modules.task import Task
 from registry.artifacts import Artifact
 
 FULL = "full"
-GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
-PAPER_GLUE = 72.8  # GPT-1 paper, Table 4
 
 
 @flow(name="study-results", flow_run_name="study-results-{config.name}", task_runner=SIDE_BY_SIDE)
@@ -49,11 +49,9 @@ def blocks(grid: Grid, data: Path) -> list[Block]:
     table = scores_table(grid, data)
     values = {row[0]: float(row[6]) for row in table.rows if row[6] != "failed"}
     marks = {row[0]: float(row[4]) for row in table.rows if row[4] != "-"}
-    found: list[Block] = [table]
-    if set(GLUE) <= set(grid.whole):
-        found.append(glue_table(grid))
     title = "Score in percent (mark: the majority class)"
-    return [*found, Picture(title, bars(values, "score, %", marks))]
+    picture = Picture(title, bars(values, "score, %", marks))
+    return [table, picture, *paper_tables(grid), *glue_table(grid)]
 
 
 def scores_table(grid: Grid, data: Path) -> Shown:
@@ -65,8 +63,9 @@ def scores_table(grid: Grid, data: Path) -> Shown:
             *("ours", "95 % interval", "by seed", "GPT-1 paper"),
         ],
         [row_of(grid, tasks.get(name), data) for name in grid.tasks],
-        TESTS + " The baselines are accuracies. The paper's number stands only where the set is "
-        "the paper's; its GLUE numbers are of GLUE's test server, ours of the validation sets.",
+        TESTS
+        + " The paper's number stands only where the set is the paper's. "
+        + " ".join(f"{n}: {tasks.get(n).note}." for n in grid.tasks if tasks.get(n).note),
     )
 
 
@@ -74,11 +73,9 @@ def row_of(grid: Grid, task: Task, data: Path) -> list[str]:
     """Return a task's row."""
     from modules.evaluation.baselines import majority, tfidf
 
-    split = "test" if "test" in task.splits else "val"
+    split = task.scored[0]
     metric, entry = next(iter(task.metrics)), grid.entries.get((FULL, task.name))
-    floors = ["-", "-"]
-    if metric == "accuracy":
-        floors = [percent(score(task, data, split).value) for score in (majority, tfidf)]
+    floors = [percent(score(task, data).value) for score in (majority, tfidf)]
     if entry is None:
         return [task.name, metric, split, "-", *floors, "failed", "-", "-", paper_of(task)]
     return [
@@ -89,26 +86,64 @@ def row_of(grid: Grid, task: Task, data: Path) -> list[str]:
 
 def paper_of(task: Task) -> str:
     """Return GPT-1's own result on a set, if this is the paper's set."""
-    found = task.reference.get("GPT-1")
-    return "-" if found is None else f"{found:.1f}"
+    return shown(task.reference.get(GPT1))
 
 
-def glue_table(grid: Grid) -> Shown:
-    """Return GLUE's average: tasks of two metrics or two sets count once, as their mean."""
-    rows, each = [], []
-    for name in GLUE:
-        values = [
-            mean(score["value"] for score in cell["scores"])
-            for label, cell in grid.tuned.items()
-            if label == name or label.startswith(f"{name}-s")
-        ]
-        each.append(mean(values))
-        rows.append([name, percent(each[-1])])
-    rows.append(["GLUE", percent(mean(each))])
-    return Shown(
-        "GLUE's average",
-        ["task", "mean of its metrics"],
-        rows,
-        f"The paper's is {PAPER_GLUE}, from GLUE's test server (Table 4; the mean over nine tasks "
-        "with WNLI); ours is of the validation sets.",
-    )
+def paper_tables(grid: Grid) -> list[Shown]:
+    """Return the paper's tables that hold a task of ours, with our row below the paper's."""
+    return [
+        Shown(
+            table.title,
+            ["method", *(column.title for column in table.columns)],
+            [
+                *([method, *map(shown, row)] for method, row in table.rows.items()),
+                ["ours", *(shown(ours(grid, column)) for column in table.columns)],
+            ],
+            "Single models but where (5x) and the like say otherwise.",
+        )
+        for table in (TABLE_2, TABLE_3, TABLE_4)
+        if any(ours(grid, column) is not None for column in table.columns)
+    ]
+
+
+def ours(grid: Grid, column: Column) -> float | None:
+    """Return our mean over seeds of what a column of the paper measures, in percent."""
+    found = values_of(grid, column.task, column.metric, column.splits)
+    return 100 * mean(found) if found else None
+
+
+def values_of(grid: Grid, task: str, metric: str, splits: tuple[str, ...] = ()) -> list[float]:
+    """Return a task's values of a metric, of all seeds (and of these splits, or its headline's)."""
+    names = [task + (f"-s{seed}" if seed else "") for seed in grid.seeds]
+    wanted = splits or tasks.get(task).scored[:1]
+    return [
+        score["value"]
+        for name in names
+        for score in grid.tuned.get(name, {}).get("scores", [])
+        if score["metric"] == metric and score["split"] in wanted
+    ]
+
+
+def shown(value: float | None) -> str:
+    """Return a number of the paper's tables, or a dash."""
+    return "-" if value is None else f"{value:.1f}"
+
+
+def glue_table(grid: Grid) -> list[Shown]:
+    """Return GLUE's score beside the paper's, where all its tasks are there."""
+    found = {
+        (task, *place): values_of(grid, task, place[1], (place[0],))
+        for task, places in GLUE.items()
+        for place in places
+    }
+    if not all(found.values()):
+        return []
+    score = glue_score({key: mean(values) for key, values in found.items()})
+    rows = [[method, f"{value:.1f}"] for method, value in GLUE_SCORES.items()]
+    rows.append(["ours", percent(score)])
+    note = "Nine tasks; a task's metrics (or test sets) are averaged first. Ours: validation sets."
+    return [
+        Shown(
+            "GLUE's score (Table 4)", ["method", "score"], [*rows, ["ours", percent(score)]], note
+        )
+    ]

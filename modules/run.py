@@ -158,6 +158,8 @@ class FinetuneRun(Config):
     """Train on rows of at most so many tokens in all for these tasks (max_train_tokens)."""
     data: str = "data"
     """The folder below which the tasks' rows lie (finetune/TASK/...), from the project's root."""
+    register_models: bool = True
+    """Make the first seed of the paper's method (auxiliary) a version of textmill-NAME-TASK."""
 
     def folder(self, root: Path) -> Path:
         """Return the folder of the tasks' rows.

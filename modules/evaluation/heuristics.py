@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from modules.evaluation.ask import Subject, as_choice, load_subject
 from modules.evaluation.metrics import accuracy, interval
-from modules.evaluation.score import choice_logprobs, rolling_logprobs
+from modules.evaluation.score import choice_logprobs, rolling_logprobs, score_groups
+from modules.evaluation.spans import encode_pair, pair_spans
 from modules.task import Choice, Example, Metric, Task, load_rows
 
 Way = Literal["threshold", "words", "ranking"]
@@ -39,7 +40,8 @@ HEURISTICS = (
     Heuristic("cola", "threshold", 0.350, split="val"),  # GPT-1 paper, Table 4: BiLSTM + ELMo
     Heuristic("sst2", "words", 0.932, ("negative", "positive"), split="val"),  # Table 4: mLSTM
     Heuristic("race", "ranking", 0.533),  # Table 3: BiAttention MRU (of nine models)
-    Heuristic("winograd_like", "ranking", 1.0),  # DPRD's best is not in the paper
+    Heuristic("dprd", "ranking", 1.0),  # the best of its time is not in the paper
+    Heuristic("winograd_like", "ranking", 1.0),
     Heuristic("next_passage", "ranking", 1.0),
     Heuristic("social_iqa", "ranking", 1.0),
 )
@@ -101,10 +103,18 @@ def as_ranking(item: Choice | Example) -> Choice:
 
 
 def highest_mean(subject: Subject, items: Sequence[Choice]) -> list[int]:
-    """Pick each item's candidate with the highest mean token log-probability."""
-    groups = [item.candidates for item in items]
+    """Pick each item's candidate with the highest mean token log-probability.
+
+    Of an answer longer than half of the model's positions the beginning is read, so that some of
+    what is before it stays: a mean needs no whole answer.
+    """
+    groups = []
+    for item in items:
+        pairs = [encode_pair(subject.tokenizer, *pair) for pair in item.candidates]
+        cut = [(before, ids[: subject.positions // 2]) for before, ids in pairs]
+        groups.append(pair_spans(cut, subject.positions))
     guesses = []
-    for scores in choice_logprobs(subject.model, subject.tokenizer, groups):
+    for scores in score_groups(subject.model, groups):
         means = [score.logprob / score.tokens for score in scores]
         guesses.append(means.index(max(means)))
     return guesses
@@ -112,8 +122,8 @@ def highest_mean(subject: Subject, items: Sequence[Choice]) -> list[int]:
 
 def likelier_word(subject: Subject, items: Sequence[Example], words: Sequence[str]) -> list[int]:
     """Pick the label whose word is likelier after the text and `very`."""
-    groups = [[(item.texts[0][0] + PROMPT, " " + word) for word in words] for item in items]
-    found = choice_logprobs(subject.model, subject.tokenizer, groups)
+    asked = [[(item.texts[0][0] + PROMPT, " " + word) for word in words] for item in items]
+    found = choice_logprobs(subject.model, subject.tokenizer, asked)
     return [max(range(len(words)), key=lambda k: scores[k].logprob) for scores in found]
 
 

@@ -140,7 +140,7 @@ def pearson_of_moments(sums: Array) -> Array:
     """Return Pearson's correlation, 0 where one side is constant."""
     n, x, y, xx, yy, xy = sums.T
     spread = np.maximum(xx - x * x / n, 0) * np.maximum(yy - y * y / n, 0)
-    return safe_ratio(xy - x * y / n, np.sqrt(spread))
+    return safe_ratio(xy - x * y / n, np.sqrt(spread)).clip(-1, 1)  # 1 + 2e-16 is rounding
 
 
 pearson = SumMetric(moments, pearson_of_moments)

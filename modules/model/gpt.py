@@ -15,6 +15,7 @@ from modules.kernels.linear import Linear
 from modules.model.base import Decoder, compute_dtype
 from modules.model.branches import Branches
 from modules.model.config import GPTConfig
+from modules.model.packed import Packed
 
 LN_EPS = 1e-5  # both releases
 HAS_BF16 = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))  # of this processor
@@ -138,8 +139,16 @@ class Attention(nn.Module):
         self.c_proj = Linear(c, c)
         self.resid = nn.Dropout(config.resid_dropout)
 
-    def forward(self, x: Tensor, layer: int, cache: Cache | Branches | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        layer: int,
+        cache: Cache | Branches | None,
+        packed: Packed | None = None,
+    ) -> Tensor:
         """Mix the positions of x (B, T, C) with what came before them."""
+        if packed is not None:
+            return self.resid(self.c_proj(self._attend_packed(self.c_attn(x[0]), packed)))[None]
         b, t, c = x.shape
         qkv = self.c_attn(x).view(b, t, 3, self.n_head, c // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
@@ -148,6 +157,17 @@ class Attention(nn.Module):
         mask = cache.mask if cache is not None else None
         a = attend(q, k, v, mask, self.dropout if self.training else 0.0)  # (B, H, T, D)
         return self.resid(self.c_proj(a.transpose(1, 2).reshape(b, t, c)))  # (B, T, C)
+
+    def _attend_packed(self, qkv: Tensor, packed: Packed) -> Tensor:
+        """Return the heads' output (N, C) for packed q, k and v (N, 3C)."""
+        n, c = qkv.shape[0], qkv.shape[1] // 3
+        dropout = self.dropout if self.training else 0.0
+        heads = qkv.view(n, 3, self.n_head, c // self.n_head)
+        if qkv.is_cuda and qkv.itemsize == 2 and not dropout:
+            return packed.attend(*heads.unbind(1)).reshape(n, c)
+        q, k, v = packed.padded(heads).permute(2, 0, 3, 1, 4)  # (R, H, L, D) each
+        a = attend(q, k, v, packed.mask, dropout)
+        return packed.packed(a.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
@@ -184,15 +204,23 @@ class Block(nn.Module):
         maps = (self.attn.c_attn, self.attn.c_proj, self.mlp.c_fc, self.mlp.c_proj)
         return all(type(m) is Linear for m in maps)
 
-    def forward(self, x: Tensor, layer: int, cache: Cache | Branches | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        layer: int,
+        cache: Cache | Branches | None,
+        packed: Packed | None = None,
+    ) -> Tensor:
         """Return the block's output (B, T, C)."""
         plain = self.pre_norm and cache is None and not (self.training and self.drops)
         if plain and self.even and ops.usable(x) and self.bare:
-            return ops.mlp_block(ops.attention_block(x, self.ln_1, self.attn), self.ln_2, self.mlp)
+            rows = None if packed is None else packed.rows
+            x = ops.attention_block(x, self.ln_1, self.attn, rows)
+            return ops.mlp_block(x, self.ln_2, self.mlp)
         if self.pre_norm:  # GPT-2 paper, section 2.3
-            x = x + self.attn(self.ln_1(x), layer, cache)
+            x = x + self.attn(self.ln_1(x), layer, cache, packed)
             return x + self.mlp(self.ln_2(x))
-        x = self.ln_1(x + self.attn(x, layer, cache))  # GPT-1: after the residual
+        x = self.ln_1(x + self.attn(x, layer, cache, packed))  # GPT-1: after the residual
         return self.ln_2(x + self.mlp(x))
 
 
@@ -237,28 +265,33 @@ class GPT(Decoder):
         tokens: Tensor,
         cache: Cache | Branches | None = None,
         lengths: list[int] | None = None,
+        packed: Packed | None = None,
     ) -> Tensor:
         """Return the features (B, T, C) of tokens (B, T) int64.
 
         With a cache (inference only) the tokens follow what it holds, and it takes them in; with
         branches they are rows that branch.
         `lengths` says how many of each row's tokens are real where the batch is padded on the
-        right; the features of padding mean nothing.
+        right; the features of padding mean nothing. `packed` says what the tokens of one row
+        (1, N) are where they are many sequences.
 
         Raises:
             ValueError: the tokens reach past the model's or the cache's last position.
         """
-        if cache is None:
-            limit, n = self.config.n_positions, tokens.shape[1]
-            if n > limit:
-                raise ValueError(f"{n} tokens a row; the model has {limit} positions")
-            positions = torch.arange(n, device=tokens.device)  # (T,)
+        longest = tokens.shape[1] if packed is None else packed.slots.shape[2]
+        if cache is None and longest > self.config.n_positions:
+            limit = self.config.n_positions
+            raise ValueError(f"{longest} tokens a row; the model has {limit} positions")
+        if packed is not None:
+            positions = packed.positions  # (N,)
+        elif cache is None:
+            positions = torch.arange(tokens.shape[1], device=tokens.device)  # (T,)
         else:
             assert not torch.is_grad_enabled(), "the cache is written in place: use torch.no_grad()"
             positions = cache.open(tokens.shape[1])  # (T,) or (B, T)
         x = self.embed(tokens, positions)  # (B, T, C)
         for layer, block in enumerate(self.h):
-            x = block(x, layer, cache)
+            x = block(x, layer, cache, packed)
         if cache is not None:
             cache.close(lengths)
         return self.ln_f(x)

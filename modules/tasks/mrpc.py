@@ -12,5 +12,5 @@ TASK = glue(
     items=compare("sentence1", "sentence2"),
     metrics={"f1": f1, "accuracy": accuracy},
     paper="GPT-1 section 3.3; Table 4",
-    reference={"GPT-1, F1": 82.3},
+    reference={"GPT-1": 82.3},
 )

@@ -16,7 +16,7 @@ from modules.tokenizer import Tokenizer
 from modules.training.transform import encode
 from modules.training.tuned import answer, probabilities, significant
 
-MAX_TOKENS = 16384  # padded tokens computed at once
+MAX_TOKENS = 16384  # tokens computed at once
 CHUNK = 1024  # rows between two reports of progress
 
 

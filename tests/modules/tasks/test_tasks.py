@@ -24,6 +24,7 @@ def test_every_file_is_a_task_of_its_name():
     files = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
     assert files == list(tasks.TASKS)
     assert all(task.name == name for name, task in tasks.TASKS.items())
+    assert all(set(task.scored) <= set(task.splits or ["test"]) for task in tasks.TASKS.values())
 
 
 def test_an_unknown_name_is_answered_with_the_names():
