@@ -49,7 +49,8 @@ def zero_shot(
 def score(at: Stage, task: Task, model: Artifact, name: str, config: ZeroShotConfig) -> Artifact:
     """Score one task."""
     data = at.workspace.data
-    file = find_split(task, data, "test")
+    splits = {config.split_of(task), *([task.examples] if task.examples else [])}
+    files = sorted({find_split(task, data, split) for split in splits})
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
         from dataclasses import asdict
@@ -66,7 +67,7 @@ def score(at: Stage, task: Task, model: Artifact, name: str, config: ZeroShotCon
         f"{name}-{task.name}".lower(),
         step,
         config=ScoringStep(task=task.name, settings=config),
-        inputs={"checkpoint": model, "task": versions.data_fingerprint(at.workspace, [file])},
+        inputs={"checkpoint": model, "task": versions.data_fingerprint(at.workspace, files)},
         version=task.version,
         title=f"zero-shot {task.name}",
     )

@@ -14,6 +14,7 @@ from modules.kernels import ops
 from modules.kernels.linear import Linear
 from modules.model.attention import attend
 from modules.model.base import Decoder, compute_dtype
+from modules.model.branches import Branches
 from modules.model.config import GPTConfig
 from modules.model.packed import Packed
 
@@ -79,6 +80,10 @@ class Cache:
         new = lengths if lengths is not None else [self._new] * len(self.lengths)
         self.lengths = [old + n for old, n in zip(self.lengths, new, strict=True)]
 
+    def peek(self) -> "Cache":
+        """Return a cache to read on with; this one forgets it, but may not be used meanwhile."""
+        return Cache(self.keys, self.values, list(self.lengths))
+
     def take(self, rows: list[int]) -> "Cache":
         """Return a cache of these rows, in this order; a row may be repeated."""
         index = torch.tensor(rows, device=self.keys.device, dtype=torch.int64)
@@ -98,7 +103,11 @@ class Attention(nn.Module):
         self.resid = nn.Dropout(config.resid_dropout)
 
     def forward(
-        self, x: Tensor, layer: int, cache: Cache | None, packed: Packed | None = None
+        self,
+        x: Tensor,
+        layer: int,
+        cache: Cache | Branches | None,
+        packed: Packed | None = None,
     ) -> Tensor:
         """Mix the positions of x (B, T, C) with what came before them."""
         if packed is not None:
@@ -159,7 +168,11 @@ class Block(nn.Module):
         return all(type(m) is Linear for m in maps)
 
     def forward(
-        self, x: Tensor, layer: int, cache: Cache | None, packed: Packed | None = None
+        self,
+        x: Tensor,
+        layer: int,
+        cache: Cache | Branches | None,
+        packed: Packed | None = None,
     ) -> Tensor:
         """Return the block's output (B, T, C)."""
         plain = self.pre_norm and cache is None and not (self.training and self.drops)
@@ -176,6 +189,8 @@ class Block(nn.Module):
 
 class GPT(Decoder):
     """Token and position embedding, blocks, and a final norm where the config says pre-norm."""
+
+    branching = True
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -211,13 +226,14 @@ class GPT(Decoder):
     def forward(
         self,
         tokens: Tensor,
-        cache: Cache | None = None,
+        cache: Cache | Branches | None = None,
         lengths: list[int] | None = None,
         packed: Packed | None = None,
     ) -> Tensor:
         """Return the features (B, T, C) of tokens (B, T) int64.
 
-        With a cache (inference only) the tokens follow what it holds, and it takes them in.
+        With a cache (inference only) the tokens follow what it holds, and it takes them in; with
+        branches they are rows that branch.
         `lengths` says how many of each row's tokens are real where the batch is padded on the
         right; the features of padding mean nothing. `packed` says what the tokens of one row
         (1, N) are where they are many sequences.
@@ -226,7 +242,7 @@ class GPT(Decoder):
             ValueError: the tokens reach past the model's or the cache's last position.
         """
         longest = tokens.shape[1] if packed is None else packed.slots.shape[2]
-        if longest > self.config.n_positions:
+        if cache is None and longest > self.config.n_positions:
             limit = self.config.n_positions
             raise ValueError(f"{longest} tokens a row; the model has {limit} positions")
         if packed is not None:

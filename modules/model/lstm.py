@@ -20,6 +20,10 @@ class State:
         self.hidden, self.cell = hidden, cell  # (1, B, U) each
         self.lengths = lengths  # tokens read, per row
 
+    def peek(self) -> "State":
+        """Return a state to read on with; this one stays as it is."""
+        return State(self.hidden, self.cell, list(self.lengths))
+
     def take(self, rows: list[int]) -> "State":
         """Return the state of these rows, in this order; a row may be repeated."""
         index = torch.tensor(rows, device=self.hidden.device, dtype=torch.int64)

@@ -53,7 +53,7 @@ def test_the_same_work_gives_the_same_bytes(checkpoint, data, tmp_path):
     for folder in ("a", "b"):
         evaluate_all(checkpoint, chosen, data, tmp_path / folder, FOUR)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
-    assert len(files) == 3
+    assert len(files) == 5, "scores, and for each task its items and how they were asked"
     for file in files:
         assert sha256(tmp_path / "a" / file) == sha256(tmp_path / "b" / file)
 
