@@ -21,4 +21,5 @@ TASK = Task(
     metrics={"bits_per_byte": bits_per_byte},
     paper="GPT-2 section 3.1, Table 3",
     reference=table_3("enwik8 bits per byte"),
+    notes={"unit": "byte", "context": "stream"},
 )

@@ -33,4 +33,5 @@ TASK = Task(
     variants={"raw": sentences("text", None)},
     paper="GPT-2 section 3.1, Table 3",
     reference=table_3("1BW perplexity"),
+    notes={"unit": "token or end of line", "context": "sentence"},
 )

@@ -25,4 +25,5 @@ TASK = Task(
     variants={"raw": stream("sentence", None)},
     paper="GPT-2 section 3.1, Table 3",
     reference=table_3("PTB perplexity"),
+    notes={"unit": "token or end of line", "context": "stream"},
 )

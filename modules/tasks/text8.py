@@ -21,4 +21,5 @@ TASK = Task(
     metrics={"bits_per_character": bits_per_byte},  # its characters are bytes
     paper="GPT-2 section 3.1, Table 3",
     reference=table_3("text8 bits per character"),
+    notes={"unit": "character", "context": "stream"},
 )

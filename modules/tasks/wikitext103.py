@@ -23,4 +23,5 @@ TASK = Task(
     variants={"raw": articles("text", None)},
     paper="GPT-2 section 3.1, Table 3",
     reference=table_3("WikiText103 perplexity"),
+    notes={"unit": "token or end of line", "context": "article"},
 )
