@@ -99,6 +99,7 @@ def rows_of(
         case "perplexity":
             return passage_rows(subject, items, settings.stride, how)
         case "cloze":
+            how["filtered"] = settings.convention == "paper"
             return cloze_rows(subject.model, subject.tokenizer, items, **how)
         case "choice":
             return choice_rows(subject, items, settings, how, mean=False)
