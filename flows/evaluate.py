@@ -9,9 +9,9 @@ from prefect import flow
 from flows.charts import markdown_table
 from flows.stage import Stage, show, stage
 from modules import presets
-from modules.files import Progress, find_jsonl, write_json
+from modules.files import Progress, write_json
 from modules.run import ScoringStep, ZeroShotConfig, ZeroShotRun
-from modules.task import Task, data_path
+from modules.task import Task, find_split
 from registry import artifacts, versions
 from registry.artifacts import Artifact
 from registry.tables import Kind
@@ -49,7 +49,7 @@ def zero_shot(
 def score(at: Stage, task: Task, model: Artifact, name: str, config: ZeroShotConfig) -> Artifact:
     """Score one task."""
     data = at.workspace.data
-    file = find_jsonl(data_path(task, data, "test"))
+    file = find_split(task, data, "test")
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
         from dataclasses import asdict

@@ -1,33 +1,17 @@
 """finetune: a checkpoint -> one tuned checkpoint per task (GPT-1 paper, sections 3.2 and 3.3)."""
 
-import json
-import os
-from pathlib import Path
-from typing import Any
-
 from prefect import flow
-from prefect.futures import PrefectFuture
-from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.cells import SIDE_BY_SIDE, Cell, Tuned, raise_if_failed, run_cells
 from flows.charts import markdown_table
-from flows.stage import Stage, show, stage
-from flows.training import train
+from flows.stage import show, stage
+from flows.tuned import follow
 from modules import presets
-from modules.files import Progress, find_jsonl
-from modules.run import FinetuneConfig, FinetuneRun, Initialise, TuningStep
-from modules.task import Task, data_path
-from registry import artifacts, versions
-from registry.artifacts import Artifact
-from registry.tables import Kind
-
-Tuned = dict[str, dict[str, Any]]
+from modules.run import FinetuneRun, Use
+from registry import artifacts
 
 
-@flow(
-    name="finetune",
-    flow_run_name="finetune-{name}",
-    task_runner=ThreadPoolTaskRunner(max_workers=os.cpu_count() or 1),  # type: ignore[arg-type]  # generic in its result
-)
+@flow(name="finetune", flow_run_name="finetune-{name}", task_runner=SIDE_BY_SIDE)
 def finetune(
     config: FinetuneRun = presets.SAMPLE.finetune,
     name: str = "sample",
@@ -43,65 +27,40 @@ def finetune(
     Returns:
         Task -> {fingerprint, scores, ...}; runs from scratch are under TASK-scratch, seeds
         after the first under TASK-s1, TASK-s2, ...
+
+    Raises:
+        ValueError: some failed; the others are done.
     """
     chosen = config.chosen()
     with stage("finetune", config.model_dump(mode="json")) as at:
         start = artifacts.checkout(at.workspace, checkpoint)
-        starts: list[Initialise] = ["pretrained"]
-        starts += ["scratch"] if config.compare_scratch else []
-        futures = {
-            label(task.name, initialise, seed): submit(
-                at, task, start, name, config.settings_of(task.name, initialise, seed)
-            )
-            for seed in config.seeds
-            for task in chosen
-            for initialise in starts
-        }
-        made = {key: result_of(at, future.result()) for key, future in futures.items()}
+        uses: list[Use] = [config.training.use]
+        uses += ["scratch"] if config.compare_scratch else []
+        made = run_cells(
+            at,
+            [
+                Cell(
+                    task=task.name,
+                    checkpoint=start,
+                    training=config.settings_of(task.name, use, seed),
+                    label=label(task.name, use, seed),
+                    prefix=name,
+                )
+                for seed in config.seeds
+                for task in chosen
+                for use in uses
+            ],
+            data=config.folder(at.workspace.root),
+        )
         show_scores(made)
+        follow(at, config, name, made)
+        raise_if_failed(made)
         return made
 
 
-def label(task: str, initialise: str, seed: int) -> str:
+def label(task: str, use: str, seed: int) -> str:
     """Return the short name of one run among those of a flow."""
-    return task + ("-scratch" if initialise == "scratch" else "") + (f"-s{seed}" if seed else "")
-
-
-def submit(
-    at: Stage, task: Task, start: Artifact, name: str, config: FinetuneConfig
-) -> "PrefectFuture[Artifact]":
-    """Start one fine-tuning beside the others."""
-    data = at.workspace.data
-    files = [find_jsonl(data_path(task, data, split)) for split in ("train", "val", "test")]
-    short = label(task.name, config.initialise, config.seed)
-
-    def step(out: Path, progress: Progress) -> dict[str, Any]:
-        with stage(
-            f"finetune-{short}", config.model_dump(mode="json") | {"task": task.name}
-        ) as child:
-            inputs = {"checkpoint": start.path, "data": data}
-            counts = train(child, "finetune", config, inputs, out, progress, task=task.name)
-            scores = json.loads((out / "scores.json").read_text())
-            child.log({f"{score['split']}/{score['metric']}": score["value"] for score in scores})
-            return counts
-
-    return at.submit(
-        Kind.TUNED,
-        f"{name}-{short}",
-        step,
-        config=TuningStep(task=task.name, training=config),
-        inputs={"checkpoint": start, "task": versions.data_fingerprint(at.workspace, files)},
-        version=task.version,
-        title=f"finetune {short}",
-    )
-
-
-def result_of(at: Stage, made: Artifact) -> dict[str, Any]:
-    """Put a tuned checkpoint's scores into the catalogue; return them with the task's facts."""
-    scores = json.loads((made.path / "scores.json").read_text())
-    at.add_scores(made, scores)
-    facts = json.loads((made.path / "task.json").read_text())
-    return {"fingerprint": made.fingerprint, "scores": scores, "facts": facts}
+    return task + ("" if use == "auxiliary" else f"-{use}") + (f"-s{seed}" if seed else "")
 
 
 def show_scores(made: Tuned) -> None:
@@ -115,7 +74,8 @@ def show_scores(made: Tuned) -> None:
             score["n"],
         )
         for key, tuned in made.items()
-        for score in tuned["scores"]
+        for score in tuned.get("scores", [])
     ]
+    rows += [(key, "failed", x["failed"], "", "") for key, x in made.items() if "failed" in x]
     table = markdown_table(["task", "metric", "value", "95 % interval", "items"], rows)
     show("finetuning", f"# Fine-tuned\n\n{table}", "Scores of the fine-tuned checkpoints")

@@ -13,8 +13,8 @@ from flows.stage import Stage, show, stage
 from modules import presets, tasks
 from modules.config import Config
 from modules.corpus.overlap import OverlapConfig
-from modules.files import Progress, find_jsonl
-from modules.task import Task, data_path
+from modules.files import Progress
+from modules.task import Task, find_split
 from registry import artifacts, versions
 from registry.artifacts import Artifact
 from registry.tables import Kind
@@ -78,7 +78,7 @@ def make_overlap(
             )
 
     files = [
-        find_jsonl(data_path(task, data, split))
+        find_split(task, data, split)
         for task in chosen
         for split in sorted({"test", "train"} & set(task.splits)) or ["test"]
     ]

@@ -6,9 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows.cells import Tuned
 from flows.charts import bars
 from flows.curves import learning_curve
-from flows.finetune import Tuned, label
+from flows.finetune import label
 from flows.look import in_short, make_look, read_look
 from flows.page import Picture, Shown, write_page
 from flows.stage import Stage, show
@@ -90,7 +91,7 @@ def fine_tuning(run: RunConfig, tuned: Tuned, data: Path) -> Shown:
     for name in run.finetune.tasks:
         task = tasks.get(name)
         seed = run.finetune.seeds[0]
-        mine = _headline(tuned[label(name, "pretrained", seed)]["scores"])
+        mine = _headline(tuned[label(name, "auxiliary", seed)]["scores"])
         scratch = tuned.get(label(name, "scratch", seed))
         rows.append(
             [
@@ -117,8 +118,8 @@ def fine_tuning(run: RunConfig, tuned: Tuned, data: Path) -> Shown:
             "items",
         ],
         rows,
-        "Seed 0 only; `textmill study` compares over three seeds. social_iqa is hard: at this size "
-        "expect little over chance.",
+        "Seed 0 only; `textmill study ablation` compares over three. social_iqa is hard: at this "
+        "size expect little over chance.",
     )
 
 

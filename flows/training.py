@@ -23,8 +23,12 @@ def train(
     progress: Progress,
     *,
     task: str | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run one training job in a process of its own; return its counts.
+
+    Args:
+        environment: what the process finds in its environment beside this one's: its device.
 
     Raises:
         Interrupted: it was stopped or killed; its checkpoints are kept.
@@ -49,7 +53,7 @@ def train(
         "out": str(out),
         "events": str(at.workspace.state / "training" / out.parent.name / f"{out.stem}.jsonl"),
     }
-    result = launch(job, on_event=on_event)
+    result = launch(job, on_event=on_event, environment=environment)
     metrics.send()
     if result.state == "interrupted":
         raise Interrupted(

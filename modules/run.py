@@ -1,7 +1,6 @@
 """What a whole run is made of: inputs, and the config of every step, nested."""
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
@@ -14,12 +13,10 @@ from modules.corpus.pages import PagesConfig
 from modules.corpus.recipe import CleanConfig
 from modules.corpus.splits import TokensConfig
 from modules.evaluation.config import ZeroShotConfig
-from modules.files import find_jsonl
-from modules.task import FINETUNE_FORMATS, Task, data_path
+from modules.task import FINETUNE_FORMATS, Task, find_split, split_files
 from modules.tokenizer import TokenizerConfig
-from modules.training.config import FinetuneConfig, PretrainConfig
-
-Initialise = Literal["pretrained", "scratch"]
+from modules.training.config import PretrainConfig
+from modules.training.tuning_config import FinetuneConfig, Use
 
 
 class CorpusConfig(Config):
@@ -94,7 +91,7 @@ class CorpusConfig(Config):
             ValueError, FileNotFoundError: a task is unknown, or has no file there.
         """
         chosen = [tasks.get(name) for name in self.evaluation]
-        return [find_jsonl(data_path(task, data, "test")) for task in chosen]
+        return [find_split(task, data, "test") for task in chosen]
 
 
 class NightlyConfig(Config):
@@ -152,18 +149,33 @@ class FinetuneRun(Config):
     tasks: tuple[str, ...]
     """Tasks of the four fine-tuning formats, by name."""
     training: FinetuneConfig = FinetuneConfig()
-    """Settings of each training; seed and initialise are set by the lines below."""
+    """Settings of each training; seed is set by the line below."""
     seeds: tuple[int, ...] = (0,)
     """One training per seed."""
     compare_scratch: bool = False
     """Also train the same network from random weights."""
     token_limits: dict[str, int] = Field(default_factory=dict)
     """Train on rows of at most so many tokens in all for these tasks (max_train_tokens)."""
+    data: str = "data"
+    """The folder below which the tasks' rows lie (finetune/TASK/...), from the project's root."""
+    register_models: bool = True
+    """Make the first seed of the paper's method (auxiliary) a version of textmill-NAME-TASK."""
 
-    def settings_of(self, task: str, initialise: Initialise, seed: int) -> FinetuneConfig:
+    def folder(self, root: Path) -> Path:
+        """Return the folder of the tasks' rows.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        found = (root / self.data).resolve() if self.data != "data" else root / "data"
+        if not found.is_dir():
+            raise FileNotFoundError(f"finetune.data: {found} is not there")
+        return found
+
+    def settings_of(self, task: str, use: Use, seed: int) -> FinetuneConfig:
         """Return the settings of one training."""
         tokens = self.token_limits.get(task, self.training.max_train_tokens)
-        return self.training.but(initialise=initialise, seed=seed, max_train_tokens=tokens)
+        return self.training.but(use=use, seed=seed, max_train_tokens=tokens)
 
     def chosen(self) -> list[Task]:
         """Return the tasks.
@@ -232,16 +244,16 @@ class RunConfig(Config):
             ValueError, FileNotFoundError: naming the setting or file and the mend.
         """
         self.corpus.check(data)
-        for task in (*self.finetune.chosen(), *self.zero_shot.chosen()):
-            for split in task.splits or ("test",):
-                find_jsonl(data_path(task, data, split))
+        for task in self.finetune.chosen():
+            split_files(task, data)
+        for task in self.zero_shot.chosen():
+            find_split(task, data, "test")
 
 
 __all__ = [
     "CorpusConfig",
     "FinetuneConfig",
     "FinetuneRun",
-    "Initialise",
     "NightlyConfig",
     "PretrainConfig",
     "RunConfig",
@@ -249,6 +261,7 @@ __all__ = [
     "TokenizerConfig",
     "TokenizerStep",
     "TuningStep",
+    "Use",
     "ZeroShotConfig",
     "ZeroShotRun",
 ]

@@ -126,7 +126,7 @@ def rows_of(
 def as_choice(example: Example) -> Choice:
     """Return an answer-ranking item: each answer after document and question."""
     candidates = tuple((context, " " + answer) for context, answer in example.texts)
-    return Choice(example.id, candidates, example.label)
+    return Choice(example.id, candidates, int(example.label))
 
 
 def passage_rows(

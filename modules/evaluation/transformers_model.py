@@ -136,7 +136,7 @@ def load_transformers(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    whole = AutoModelForCausalLM.from_pretrained(
+    whole: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
     )
     whole = whole.to(device).eval()

@@ -52,6 +52,7 @@ class Decoder(nn.Module):
     config: Any  # its own Config class, with vocab_size and n_positions
     wte: nn.Embedding
     branching = False  # whether it reads rows that branch (modules/model/branches.py)
+    drop_apart = False  # embedding dropout of token and position each by itself (gpt1.md 1.2)
 
     @property
     def width(self) -> int:
@@ -92,23 +93,27 @@ class Decoder(nn.Module):
         kept = (targets != IGNORED).to(wide(hidden.dtype))
         return self.weighted_loss(hidden, targets, kept / kept.sum().clamp(min=1) * share)
 
-    def weighted_loss(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    def weighted_loss(
+        self, hidden: Tensor, targets: Tensor, weights: Tensor, matrix: Tensor | None = None
+    ) -> Tensor:
         """Return sum(weight * negative log-likelihood) over positions.
 
         Args:
             hidden: (B, T, C) features from `forward`.
             targets: (B, T) int64; ignored where the weight is 0.
             weights: (B, T), constants (no gradient flows into them).
+            matrix: (V, C), what the softmax runs over; None: the output matrix.
         """
+        matrix = self.output_matrix if matrix is None else matrix
         rows, targets, weights = _scored(targets.flatten(), weights.flatten())
         flat = hidden.flatten(0, -2)  # (B*T, C)
         flat = flat if rows is None else flat.index_select(0, rows)  # (N, C)
         if ops.usable(flat):
-            return ops.weighted_loss(flat, self.output_matrix, targets, weights)
+            return ops.weighted_loss(flat, matrix, targets, weights)
         dtype = compute_dtype(flat)
-        if torch.is_grad_enabled() and (flat.requires_grad or self.output_matrix.requires_grad):
-            return _WeightedLoss.apply(flat, self.output_matrix, targets, weights, dtype)
-        losses = token_losses(flat, self.output_matrix, targets)  # (N,)
+        if torch.is_grad_enabled() and (flat.requires_grad or matrix.requires_grad):
+            return _WeightedLoss.apply(flat, matrix, targets, weights, dtype)
+        losses = token_losses(flat, matrix, targets)  # (N,)
         return (losses * weights.to(losses.dtype)).sum()
 
     def token_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ TASK = Task(
     columns=("context", "query", "candidates", "answer"),
     items=gap_choices,
     metrics={"accuracy": accuracy},
-    hub="cam-cst/cbt CN",
+    like="cam-cst/cbt CN",
     paper="GPT-2 section 3.2, Table 3",
     reference={"117M": 87.65, "1542M": 93.30},
 )

@@ -15,7 +15,7 @@ TASK = Task(
     columns=("context", "query", "candidates", "answer"),
     items=gap_choices,
     metrics={"accuracy": accuracy},
-    hub="cam-cst/cbt NE",
+    like="cam-cst/cbt NE",
     paper="GPT-2 section 3.2, Table 3",
     reference={"117M": 83.4, "1542M": 89.05},
 )

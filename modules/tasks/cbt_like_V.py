@@ -15,6 +15,6 @@ TASK = Task(
     columns=("context", "query", "candidates", "answer"),
     items=gap_choices,
     metrics={"accuracy": accuracy},
-    hub="cam-cst/cbt V",
+    like="cam-cst/cbt V",
     paper="GPT-2 section 3.2",
 )

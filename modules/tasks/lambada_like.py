@@ -34,7 +34,7 @@ TASK = Task(
         "accuracy_last_token": mean,
         "perplexity": perplexity,
     },
-    hub="EleutherAI/lambada_openai",
+    like="EleutherAI/lambada_openai",
     paper="GPT-2 section 3.3, Table 3",
     reference={
         "117M, accuracy": 45.99,

@@ -19,7 +19,7 @@ TASK = Task(
         "byte_perplexity": perplexity,
         "bits_per_byte": bits_per_byte,
     },
-    hub="Salesforce/wikitext wikitext-103-raw-v1",
+    like="Salesforce/wikitext wikitext-103-raw-v1",
     paper="GPT-2 section 3.1, Table 3",
     reference={"117M on WikiText-103": 37.50, "1542M on WikiText-103": 17.48},
 )

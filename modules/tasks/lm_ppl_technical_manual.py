@@ -19,7 +19,7 @@ TASK = Task(
         "byte_perplexity": perplexity,
         "bits_per_byte": bits_per_byte,
     },
-    hub="LTCB/enwik8",
+    like="LTCB/enwik8",
     paper="GPT-2 section 3.1, Table 3",
     reference={
         "117M on enwik8, bits per byte": 1.16,

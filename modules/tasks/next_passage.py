@@ -14,10 +14,12 @@ TASK = Task(
     version=1,
     source="finetune/next_passage",
     columns=("document", "question", "answers", "label"),
+    lists=("answers",),
+    may_be_empty=("question",),
     splits=SPLITS,
     items=multiple_choice,
     metrics={"accuracy": accuracy},
-    hub="LSDSem/story_cloze 2016",
+    like="LSDSem/story_cloze 2016",
     paper="GPT-1 section 3.3, Figure 1; Table 3",
     reference={"GPT-1 on Story Cloze": 86.5},
 )

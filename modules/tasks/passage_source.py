@@ -26,7 +26,7 @@ TASK = Task(
     splits=SPLITS,
     items=classification,
     metrics={"accuracy": accuracy},
-    hub="nyu-mll/glue sst2",
+    like="nyu-mll/glue sst2",
     paper="GPT-1 section 3.3, Figure 1; Table 4",
     reference={"GPT-1 on SST-2": 91.3},
 )

@@ -17,7 +17,7 @@ TASK = Task(
     splits=SPLITS,
     items=entailment,
     metrics={"accuracy": accuracy},
-    hub="nyu-mll/glue qnli",
+    like="nyu-mll/glue qnli",
     paper="GPT-1 section 3.3; Table 2",
     reference={"GPT-1 on QNLI v1": 88.1},
 )

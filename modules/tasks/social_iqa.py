@@ -14,10 +14,12 @@ TASK = Task(
     version=1,
     source="finetune/social_iqa",
     columns=("document", "question", "answers", "label"),
+    lists=("answers",),
+    may_be_empty=("question",),
     splits=SPLITS,
     items=multiple_choice,
     metrics={"accuracy": accuracy},
-    hub="ehovy/race all",
+    like="ehovy/race all",
     paper="GPT-1 section 3.3, Figure 1; Table 3",
     reference={"GPT-1 on RACE": 59.0},
 )

@@ -43,7 +43,7 @@ TASK = Task(
     },
     variant="TL;DR:",
     variants={"no hint": without_hint},
-    hub="abisee/cnn_dailymail 3.0.0",
+    like="abisee/cnn_dailymail 3.0.0",
     paper="GPT-2 section 3.6, Table 4",
     reference={"1542M, average": 21.40, "1542M, no hint": 15.03},
     generation={"max_new_tokens": 100, "top_k": 2, "first_sentences": 3},

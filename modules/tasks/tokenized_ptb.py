@@ -20,7 +20,7 @@ TASK = Task(
     metrics={"word_perplexity": perplexity, "bits_per_byte": bits_per_byte},
     variant="detokenized",
     variants={"raw": raw("ptb_style")},
-    hub="ptb-text-only/ptb_text_only",
+    like="ptb-text-only/ptb_text_only",
     paper="GPT-2 section 3.1, Table 3",
     reference={"117M on PTB": 65.85, "1542M on PTB": 35.76},
 )

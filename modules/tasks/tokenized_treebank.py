@@ -19,7 +19,7 @@ TASK = Task(
     metrics={"word_perplexity": perplexity, "bits_per_byte": bits_per_byte},
     variant="detokenized",
     variants={"raw": raw("treebank_style")},
-    hub="billion-word-benchmark/lm1b",
+    like="billion-word-benchmark/lm1b",
     paper="GPT-2 section 3.1, Table 3",
     reference={"117M on 1BW": 75.20, "1542M on 1BW": 42.16},
 )

@@ -19,7 +19,7 @@ TASK = Task(
     metrics={"word_perplexity": perplexity, "bits_per_byte": bits_per_byte},
     variant="detokenized",
     variants={"raw": raw("wikitext_style_unk")},
-    hub="Salesforce/wikitext wikitext-2-v1",
+    like="Salesforce/wikitext wikitext-2-v1",
     paper="GPT-2 section 3.1, Table 3",
     reference={"117M on WikiText-2": 29.41, "1542M on WikiText-2": 18.34},
 )

@@ -17,7 +17,7 @@ TASK = Task(
     splits=SPLITS,
     items=similarity,
     metrics={"accuracy": accuracy, "f1": f1},
-    hub="nyu-mll/glue mrpc",
+    like="nyu-mll/glue mrpc",
     paper="GPT-1 section 3.3; Table 4",
     reference={"GPT-1 on MRPC, F1": 82.3, "GPT-1 on QQP, F1": 70.3},
 )

@@ -17,7 +17,7 @@ TASK = Task(
     splits=SPLITS,
     items=entailment,
     metrics={"accuracy": accuracy},
-    hub="stanfordnlp/snli",
+    like="stanfordnlp/snli",
     paper="GPT-1 section 3.3; Table 2",
     reference={"GPT-1 on SNLI": 89.9, "GPT-1 on MNLI matched": 82.1},
 )

@@ -64,7 +64,7 @@ TASK = Task(
     metrics={"accuracy": accuracy},
     variant="partial",
     variants={"full": full},
-    hub="lighteval/winograd_wsc wsc273",
+    like="lighteval/winograd_wsc wsc273",
     paper="GPT-2 section 3.4, Figure 3",
     reference={"1542M": 70.70},
 )

@@ -1,10 +1,11 @@
 """What training is told; free of torch and Lightning, so that flows and forms load fast.
 
 Defaults of the optimizer are nanoGPT's GPT-2 recipe (config/train_gpt2.py; the GPT-2 paper prints
-none). GPT-1's values (paper section 4.1, openai/finetune-transformer-lm) are GPT1_OPTIM and
-GPT1_FINETUNE_OPTIM.
+none). GPT-1's values (paper section 4.1, openai/finetune-transformer-lm) are GPT1_OPTIM, and
+GPT1_FINETUNE_OPTIM in tuning_config.py.
 """
 
+import os
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, model_validator
@@ -66,14 +67,6 @@ class OptimConfig(Config):
 
 GPT1_OPTIM = OptimConfig(  # GPT-1 paper, section 4.1; betas from the release's defaults
     lr=2.5e-4, betas=(0.9, 0.999), weight_decay=0.01, warmup_steps=2000, min_lr_fraction=0.0
-)
-GPT1_FINETUNE_OPTIM = OptimConfig(  # GPT-1 paper, section 4.1; betas from the release's defaults
-    lr=6.25e-5,
-    betas=(0.9, 0.999),
-    weight_decay=0.01,
-    warmup_fraction=0.002,
-    schedule="linear",
-    min_lr_fraction=0.0,
 )
 
 
@@ -170,6 +163,14 @@ class TrainingConfig(Config):
         if self.accelerator == "cpu":
             return "cpu"
         return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def visible_gpus(self) -> list[str]:
+        """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
+        import torch
+
+        named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        return [named[i] if named[0] else str(i) for i in range(torch.cuda.device_count())]
 
     @property
     def weight_dtype(self) -> "torch.dtype":
@@ -294,52 +295,3 @@ class PretrainConfig(TrainingConfig):
         windows = self.epochs * windows_per_epoch
         steps = ramp.steps_for(self.batch_ramp, self.accumulate, windows, self.batch_size)
         return max(1, steps)
-
-
-class FinetuneConfig(TrainingConfig):
-    """One fine-tuning run; the defaults are GPT-1's (paper, section 4.1)."""
-
-    optim: OptimConfig = GPT1_FINETUNE_OPTIM
-    """Optimizer and schedule: lr 6.25e-5, linear decay, warm-up over 0.2 % of the updates."""
-    epochs: int = Field(3, ge=1)  # GPT-1 paper, section 4.1
-    """Passes over the training rows."""
-    batch_size: int = Field(32, ge=1)  # GPT-1 paper, section 4.1
-    """Examples per update; the last partial batch of an epoch is dropped, as in the release."""
-    lm_weight: float = Field(0.5, ge=0)  # GPT-1 paper, section 4.1
-    """lambda, the weight of the auxiliary language-model loss; 0 leaves it out."""
-    clf_dropout: float = Field(0.1, ge=0, lt=1)  # GPT-1 paper, section 4.1
-    """Dropout on the state that the head reads."""
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout inside the decoder while fine-tuning; None: what the checkpoint has (GPT-1: 0.1)."""
-    pair: Literal["sum", "concat"] = "sum"  # GPT-1 paper, section 3.3
-    """Similarity: add the states of the two orders, or put them side by side."""
-    initialise: Literal["pretrained", "scratch"] = "pretrained"
-    """scratch draws new weights: the "w/o pre-training" row of GPT-1's Table 5."""
-    transfer_layers: int | None = Field(None, ge=0)
-    """Blocks taken from the checkpoint, with the embeddings; the rest is drawn anew (GPT-1,
-    Figure 2 left). None: all of them."""
-    max_length: int | None = Field(None, ge=8)
-    """Longest sequence in tokens, special ones included; None: the model's positions."""
-    max_train_examples: int | None = Field(None, ge=1)
-    """Train on so many rows, drawn by the seed; None: all."""
-    max_train_tokens: int | None = Field(None, ge=1)
-    """Train on as many of these rows as hold so many tokens, so that tasks with long rows cost no
-    more than others; None: no bound."""
-    max_val_examples: int | None = Field(None, ge=1)
-    """Validate on so many rows, drawn by the seed; None: all."""
-    tokens_per_micro_batch: int = Field(4096, ge=1)
-    """Padded tokens computed at once; bounds memory, does not change the loss."""
-    checkpoint_every: int = Field(100, ge=1)
-    """Optimizer steps between training-state checkpoints."""
-
-    @model_validator(mode="after")
-    def _whole_on_each_rank(self) -> Self:
-        if self.strategy == "fsdp":  # rows differ in length: the ranks do not step together
-            raise ValueError("strategy fsdp is for pre-training; fine-tune with ddp")
-        return self
-
-    @model_validator(mode="after")
-    def _no_transfer(self) -> Self:
-        if self.optim.base_width:
-            raise ValueError("optim.base_width is for pre-training: the weights have their sizes")
-        return self

@@ -5,41 +5,41 @@ this process. The loss is L3 = L2 + lambda * L1 as the release computes it (gpt1
 """
 
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from modules import tasks
 from modules import tokenizer as bpe
-from modules.files import Progress, find_jsonl, sha256, silent, write_json, write_jsonl
+from modules.evaluation.metrics import accuracy
+from modules.files import Progress, sha256, silent, write_json, write_jsonl
 from modules.model import checkpoint
-from modules.model.base import Decoder
-from modules.model.gpt import GPT
-from modules.model.heads import HeadConfig, TaskModel
-from modules.task import FINETUNE_FORMATS, Task, data_path, load_rows
-from modules.training import loop, ranks, tuned
-from modules.training.config import FinetuneConfig
+from modules.model.heads import TaskModel
+from modules.task import FINETUNE_FORMATS, Metric, Row, Task, load_split, split_files
+from modules.training import diagnosis, loop, lora, objective, ranks, selection, tuned
+from modules.training.build import build
 from modules.training.loop import Emit, Safety
-from modules.training.order import Steps, loader, mix, permute
+from modules.training.objective import Features
+from modules.training.rows import FinetuneData
 from modules.training.state import check_finite
-from modules.training.step import Training, environment, put_weights, rank_of, weights_of
+from modules.training.step import Training, environment, put_weights, weights_of
 from modules.training.transform import (
     N_SPECIAL,
     Batch,
     Encoded,
     encode,
-    micro_batches,
     sample,
     within,
 )
+from modules.training.tuning_config import FinetuneConfig
 
 log = logging.getLogger(__name__)
+
+ACCURACY = {"accuracy": accuracy}
 
 
 class FinetuneModule(Training):
@@ -47,82 +47,63 @@ class FinetuneModule(Training):
 
     model: TaskModel
     config: FinetuneConfig
+    plain_loss = True
 
     def __init__(
-        self, model: TaskModel, config: FinetuneConfig, val: Sequence[Encoded], *, total: int
+        self,
+        model: TaskModel,
+        config: FinetuneConfig,
+        val: Sequence[Encoded],
+        *,
+        total: int,
+        metrics: Mapping[str, Metric] = ACCURACY,
     ) -> None:
-        """Take the model and the validation examples."""
+        """Take the model, the validation examples and the task's metrics, the headline first."""
         super().__init__(model, config.optim, total=total, seed=config.seed)
         self.config, self.val = config, val
+        name, self.metric = next(iter(metrics.items()))
+        self.headline = f"val_{name}"
         if config.compile:
             model.decoder.compile()
 
-    def micro_loss(self, batch: Batch) -> Tensor:
-        """Return this micro-batch's part of L2 + lambda * L1 over the whole batch."""
-        weight = self.config.lm_weight
-        _, task, lm, _ = self.model.losses(
-            batch.tokens, batch.extract, batch.labels, lm_weight=weight
-        )
-        return task * batch.share + lm * (weight * batch.lm_share)
+    def micro_loss(self, batch: Batch | Features) -> Tensor:
+        """Return this micro-batch's part of the loss of the whole batch."""
+        if isinstance(batch, Features):
+            return objective.feature_loss(self.model, batch)
+        return objective.loss(self.model, self.config, batch, step=self.done)
 
     def validate(self) -> dict[str, float]:
-        """Score the validation rows; keep the weights of the (first) best accuracy."""
-        probabilities = self.predict(self.val)
-        truth = np.array([e.label for e in self.val])
-        chosen = np.array([p[label] for p, label in zip(probabilities, truth, strict=True)])
-        guesses = np.array([p.argmax() for p in probabilities])
-        result = {
-            "val_accuracy": float((guesses == truth).mean()),
-            "val_loss": float(-np.log(np.maximum(chosen, 1e-30)).mean()),
-        }
-        if not self.best or result["val_accuracy"] > self.best["val_accuracy"]:
+        """Score the validation rows; keep the weights where selection says so."""
+        given = self.predict(self.val)
+        value, loss = selection.validation(self.val, given, self.model.config, self.metric)
+        result = {self.headline: value, "val_loss": loss}
+        if self._better(result):
             self.best = {**result, "step": self.done}
             self.best_weights = {
                 name: t.to("cpu", copy=True) for name, t in weights_of(self.model).items()
             }
         return result
 
+    def _better(self, result: dict[str, float]) -> bool:
+        if not self.best or self.config.select == "last":
+            return True
+        return self._quality(result) > self._quality(self.best)
+
+    def _quality(self, row: dict[str, Any]) -> float:
+        return selection.quality(row, self.headline, self.config)
+
+    @property
+    def over(self) -> bool:
+        """Whether no step is left, or the last `patience` validations were no better."""
+        rows = [row for row in self.curve if "val_loss" in row]
+        late = selection.since_best([self._quality(row) for row in rows])
+        return super().over or late >= (self.config.patience or math.inf)
+
     def predict(self, examples: Sequence[Encoded]) -> list[np.ndarray]:
         """Return the class (or answer) probabilities of each example, in the order given."""
         limit = 4 * self.config.tokens_per_micro_batch  # no gradients: room for more
         with loop.autocast(self.config):
             return tuned.probabilities(self.model, examples, limit=limit)
-
-
-class FinetuneData(L.LightningDataModule):
-    """The training examples in their order, from any step on."""
-
-    def __init__(
-        self, examples: Sequence[Encoded], config: FinetuneConfig, *, start: int, stop: int
-    ) -> None:
-        super().__init__()
-        self.examples, self.config, self.start, self.stop = examples, config, start, stop
-        self.batch_size = min(config.batch_size, len(examples))
-
-    def chosen(self, step: int) -> list[Encoded]:
-        """Return the whole batch of a step: an epoch reads each example at most once."""
-        epoch, place = divmod(step, len(self.examples) // self.batch_size)
-        rows = np.arange(place * self.batch_size, (place + 1) * self.batch_size)
-        order = permute(rows, len(self.examples), mix(self.config.seed, epoch, 3))
-        return [self.examples[i] for i in order]
-
-    def step(self, step: int) -> list[Batch]:
-        """Return this rank's micro-batches of one optimizer step."""
-        rank, n = rank_of(self.trainer)
-        whole, limit = self.chosen(step), self.config.tokens_per_micro_batch
-        return micro_batches(whole[rank::n], limit, of=whole, ranks=n)
-
-    def train_dataloader(self) -> DataLoader:
-        """Return the loader of all steps that are left (Lightning's hook)."""
-        return loader(
-            Steps(self.step, start=self.start, stop=self.stop), workers=self.config.workers
-        )
-
-    def transfer_batch_to_device(
-        self, batch: list[Batch], device: torch.device, dataloader_idx: int
-    ) -> list[Batch]:
-        """Move the micro-batches (Lightning's hook)."""
-        return [part.to(device) for part in batch]
 
 
 def finetune(
@@ -139,7 +120,7 @@ def finetune(
     """Fine-tune a checkpoint/ directory on a task; write a tuned/ directory. None: stopped early.
 
     Args:
-        checkpoint: also needed for initialise = scratch: its config and tokenizer are used.
+        checkpoint: also needed for use = scratch: its config and tokenizer are used.
         data: the data folder; the task knows its place in it.
 
     Raises:
@@ -157,9 +138,13 @@ def finetune(
     if counts := loop.finished(out, safety):
         return counts
     saved = loop.prepare(config, safety)
-    model = build(checkpoint, spec, config)
+    model = build(checkpoint, spec, config).to(config.weight_dtype)
     tokenizer = bpe.load(checkpoint / "tokenizer")
-    sets = {split: _encoded(spec, data, split, tokenizer, model, config) for split in spec.splits}
+    sets, no_gold = {}, {}
+    for split in [s for s in spec.splits if s not in spec.withheld]:
+        found = load_split(spec, data, split)
+        sets[split] = _encoded(spec, found.rows, split, tokenizer, model, config)
+        no_gold[split] = found.no_gold
     train = sample(sets["train"], config.max_train_examples, config.seed)
     train = within(train, config.max_train_tokens, config.seed)
     val = sample(sets["val"], config.max_val_examples, config.seed)
@@ -167,68 +152,51 @@ def finetune(
     if n_batch < config.ranks:
         raise ValueError(f"{len(train)} training rows are too few for {config.ranks} processes")
     per_epoch = len(train) // n_batch
-    module = FinetuneModule(model, config, val, total=per_epoch * config.epochs)
+    total = per_epoch * config.epochs
+    module = FinetuneModule(model, config, val, total=total, metrics=spec.metrics)
     if saved is not None:
         module.restore(saved)
-    loader = FinetuneData(train, config, start=module.done, stop=module.total)
+    states = _states(model, train, config) if config.use == "features" else None
+    loader = FinetuneData(train, config, start=module.done, stop=total, states=states)
     tokens = sum(len(s) for e in train for s in e.sequences) * n_batch // len(train)
     if not loop.run(
-        module, loader, config, safety, val_every=per_epoch, tokens=lambda step: step * tokens
+        module,
+        loader,
+        config,
+        safety,
+        val_every=per_epoch,
+        val_also=selection.also_at(per_epoch),
+        tokens=lambda step: step * tokens,
     ):
         return None
     counts = {
-        "steps": module.total,
+        "steps": module.done,
         "train_examples": len(train),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
     if ranks.is_first():
         put_weights(model, module.best_weights)
+        lora.merge(model.decoder)
         model.to(config.device_kind)  # Lightning has taken it back to the CPU
-        split = "test" if "test" in sets else "val"
-        _write(module, spec, tokenizer, sets[split], split, out)
-        loop.finish(out, _facts(module, config, sets), counts, safety)
+        _write(module, spec, tokenizer, {split: sets[split] for split in spec.scored}, out)
+        whole = tuned.prediction_rows(sets["val"], module.predict(sets["val"]), model.config)
+        diagnosis.write(out, spec, data, whole, config)
+        loop.finish(out, _facts(module, config, sets, no_gold), counts, safety)
     return counts
 
 
-def build(directory: Path, task: Task, config: FinetuneConfig) -> TaskModel:
-    """Return the model to fine-tune: decoder, three new tokens, head; drawn by the seed."""
-    generator = torch.Generator().manual_seed(mix(config.seed, 4) >> 1)
-    decoder: Decoder = checkpoint.load(directory)
-    new = decoder.config
-    if config.dropout is not None:
-        names = {"embd_dropout", "attn_dropout", "resid_dropout"} & set(type(new).model_fields)
-        new = new.but(**dict.fromkeys(sorted(names), config.dropout))
-    fresh = checkpoint.build(new)
-    fresh.init_weights(generator)
-    if config.initialise == "pretrained":
-        keep = _transferred(decoder, config.transfer_layers)
-        fresh.load_state_dict(fresh.state_dict() | keep)
-    fresh.resize(N_SPECIAL, generator)
-    head = HeadConfig(
-        format=task.format,
-        n_classes=max(1, len(task.labels)),
-        dropout=config.clf_dropout,
-        pair=config.pair,
-    )
-    model = TaskModel(fresh, head)
-    model.init_head(generator)
-    return model.train()
-
-
-def _transferred(decoder: Decoder, layers: int | None) -> dict[str, Tensor]:
-    """Return the tensors to copy: all, or the embeddings and the first `layers` blocks."""
-    state = decoder.state_dict()
-    if layers is None:
-        return state
-    if not isinstance(decoder, GPT) or layers > decoder.config.n_layer:
-        raise ValueError(f"transfer_layers {layers}: the checkpoint has no so many blocks")
-    kept = ("wte.", "wpe.", *(f"h.{i}." for i in range(layers)))
-    return {name: t for name, t in state.items() if name.startswith(kept)}
+def _states(
+    model: TaskModel, examples: Sequence[Encoded], config: FinetuneConfig
+) -> dict[Encoded, Tensor]:
+    """Return what the frozen decoder gives for the training rows."""
+    model.to(config.device_kind)
+    with loop.autocast(config):
+        return objective.read_states(model, examples, limit=4 * config.tokens_per_micro_batch)
 
 
 def _encoded(
     task: Task,
-    data: Path,
+    rows: list[Row],
     split: str,
     tokenizer: bpe.Tokenizer,
     model: TaskModel,
@@ -236,16 +204,26 @@ def _encoded(
 ) -> list[Encoded]:
     size = model.decoder.config
     longest = min(config.max_length or size.n_positions, size.n_positions)
-    examples = task.items(load_rows(task, data, split))
+    examples = task.items(rows)
     first = size.vocab_size - N_SPECIAL
-    encoded = encode(examples, tokenizer, task.format, first=first, longest=longest)
+    encoded = encode(
+        examples,
+        tokenizer,
+        task.format,
+        first=first,
+        longest=longest,
+        truncate=config.truncate,
+    )
     if cut := sum(e.cut for e in encoded):
         log.info("%s, %s: %d of %d examples cut to fit", task.name, split, cut, len(encoded))
     return encoded
 
 
 def _facts(
-    module: FinetuneModule, config: FinetuneConfig, sets: dict[str, list[Encoded]]
+    module: FinetuneModule,
+    config: FinetuneConfig,
+    sets: dict[str, list[Encoded]],
+    no_gold: dict[str, int],
 ) -> dict[str, Any]:
     """Return what training.json says about the run; nothing in it depends on the clock."""
     return {
@@ -253,9 +231,12 @@ def _facts(
         "steps": module.done,
         "seed": config.seed,
         "best": module.best,
+        "stopped_early": module.done < module.total,
         "precision": config.real_precision,
         "examples": {split: len(examples) for split, examples in sets.items()},
         "cut": {split: sum(e.cut for e in examples) for split, examples in sets.items()},
+        "cut_rows": {split: [e.id for e in examples if e.cut] for split, examples in sets.items()},
+        "no_gold": no_gold,
         "skipped_steps": module.skipped,
         "exact": module.exact,
         "environment": environment(config),
@@ -266,16 +247,17 @@ def _write(
     module: FinetuneModule,
     task: Task,
     tokenizer: bpe.Tokenizer,
-    examples: list[Encoded],
-    split: str,
+    scored: dict[str, list[Encoded]],
     out: Path,
 ) -> None:
     """Write the tuned/ directory: weights, task, predictions, scores and curve."""
     check_finite(weights_of(module.model), str(out))
-    probabilities = module.predict(examples)
-    predictions = tuned.prediction_rows(examples, probabilities)
-    write_jsonl(out / "predictions.jsonl.zst", predictions)
-    write_json(out / "scores.json", tuned.scores(task, split, predictions, module.config))
+    scores = []
+    for number, (split, examples) in enumerate(scored.items()):
+        predictions = tuned.prediction_rows(examples, module.predict(examples), module.model.config)
+        write_jsonl(out / f"predictions{f'-{split}' if number else ''}.jsonl.zst", predictions)
+        scores += tuned.scores(task, split, predictions, module.config)
+    write_json(out / "scores.json", scores)
     write_json(out / "task.json", tuned.description(task, module.model, module.config))
     write_jsonl(out / "curve.jsonl", module.curve)
     tokenizer.save(out / "tokenizer")
@@ -284,7 +266,6 @@ def _write(
 
 def fingerprint(config: FinetuneConfig, name: str, task: Task, directory: Path, data: Path) -> str:
     """Return a hash of everything the result follows from."""
-    rows = [find_jsonl(data_path(task, data, split)) for split in sorted(task.splits)]
     weights = [directory / checkpoint.CONFIG, directory / checkpoint.WEIGHTS]
-    hashes = [sha256(path) for path in (*weights, *rows)]
+    hashes = [sha256(path) for path in (*weights, *split_files(task, data))]
     return loop.fingerprint(config, name, str(task.version), *hashes)

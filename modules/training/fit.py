@@ -127,8 +127,8 @@ def train(job: dict[str, Any], emit: Callable[[dict[str, Any]], None], flag: Sto
         tokens, tokenizer = inputs["tokens"], inputs["tokenizer"]
         counts = pretrain(tokens, tokenizer, out, config, emit=emit, stopping=flag)
     elif job["kind"] == "finetune":
-        from modules.training.config import FinetuneConfig
         from modules.training.finetune import finetune
+        from modules.training.tuning_config import FinetuneConfig
 
         settings = FinetuneConfig.model_validate(job["config"])
         checkpoint, data, task = inputs["checkpoint"], inputs["data"], job["task"]
@@ -182,6 +182,7 @@ def launch(
     *,
     on_event: Callable[[dict[str, Any]], None],
     timeout: float | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Result:
     """Train in a process of its own, in its own session; follow its events to the end.
 
@@ -203,7 +204,11 @@ def launch(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**child_environment(os.environ), PARENT: str(os.getpid())},
+            env={
+                **child_environment(os.environ),
+                **(environment or {}),
+                PARENT: str(os.getpid()),
+            },
         )
     try:
         while child.poll() is None:

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +56,9 @@ class Between(L.Callback):
         meter: Meter,
         writer: Writer,
         *,
-        val_every: int,
+        validates: Callable[[int], bool],
     ) -> None:
-        self.config, self.safety, self.val_every = config, safety, val_every
+        self.config, self.safety, self.validates = config, safety, validates
         self.meter, self.writer = meter, writer
         self.interrupted = False
 
@@ -77,20 +77,22 @@ class Between(L.Callback):
         if module.back_to is not None:
             self._forget(trainer, module.back_to)
             return
-        last = module.done == module.total
+        last = module.over
         validation: dict[str, float] = {}
-        if last or (self.val_every and module.done % self.val_every == 0):
+        if last or self.validates(module.done):
             validation = finite(module.validate(), module.done)
             ranks.reshard(module.model)
         if last or validation or module.done % self.config.log_every == 0:
             self._add_row(module, validation)
+        last = module.over  # a validation may have ended it
         stop = self._agreed_to_stop(trainer)
         self._tell(module, validation, last or stop)
         module.keep()
         if stop or module.done % self.config.checkpoint_every == 0:
             self.save(trainer, module)
         if stop and not last:
-            self.interrupted = trainer.should_stop = True
+            self.interrupted = True
+        trainer.should_stop |= self.interrupted or last
 
     def save(self, trainer: L.Trainer, module: Training) -> None:
         """Write a checkpoint from the first process; the others wait until it is copied."""
@@ -147,6 +149,7 @@ def run(
     val_every: int,
     tokens: Callable[[int], int],
     flops: Callable[[int], int] | None = None,
+    val_also: Collection[int] = (),
 ) -> bool:
     """Train to the last step, a request to stop (then False), or a spike (module.back_to is set).
 
@@ -154,12 +157,17 @@ def run(
         module: restored already, if there was something to restore.
         tokens: tokens read in all steps before one.
         flops: operations per token at a step; with them come MFU's events.
+        val_also: steps that are validated beside every `val_every`-th.
     """
     module.max_bad_steps, module.replay_every = config.max_bad_steps, config.replay_every
     low = config.real_precision == "bf16-mixed"
     module.product_dtype = torch.bfloat16 if low else config.weight_dtype
-    if module.done == module.total:
+    if module.over:
         return True
+
+    def validates(step: int) -> bool:
+        return step in val_also or bool(val_every and step % val_every == 0)
+
     if config.recompute:
         ranks.recompute(module.model)
     keep, background = config.keep_checkpoints, config.background_saves
@@ -168,7 +176,7 @@ def run(
         _quiet(),
         reproducible(config.device_kind),
     ):
-        between = Between(config, safety, Meter(tokens, flops), writer, val_every=val_every)
+        between = Between(config, safety, Meter(tokens, flops), writer, validates=validates)
         trainer = L.Trainer(
             accelerator="gpu" if config.device_kind == "cuda" else "cpu",
             devices=config.devices,

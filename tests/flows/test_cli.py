@@ -24,7 +24,7 @@ def test_help_names_every_command(project):
     for command in (
         *("run", "up", "doctor", "models", "lineage", "checkout", "generate", "status"),
         *("corpus", "pretrain", "finetune", "evaluate", "promote", "study"),
-        *("plan", "profile"),
+        *("plan", "profile", "data"),
     ):
         assert command in text
 
@@ -38,6 +38,8 @@ def test_help_names_every_command(project):
         (["finetune", "tiny", "--task", "nonsense"], ["nonsense", "verse_pairs"]),
         (["checkout", "nonsense@champion"], ["nonsense"]),
         (["lineage", "checkpoint/nonsense"], ["nonsense"]),
+        (["data", "nonsense"], ["no task 'nonsense'", "snli"]),
+        (["data", "snli"], ["stanfordnlp/snli", "by hand", "premise"]),
         (["run", "tiny", "--set", 'corpus.dumps=["web/none.zst"]'], ["none.zst", "make data"]),
     ],
     ids=lambda value: " ".join(value)[:40],

@@ -14,8 +14,9 @@ from modules.evaluation.zero_shot import evaluate, evaluate_all, evaluate_subjec
 from modules.files import read_jsonl, sha256
 from modules.model.checkpoint import load, save
 
-PROMPTED = [n for n, t in tasks.TASKS.items() if t.format in ("perplexity", "cloze", "choice")]
-GENERATED = [n for n, t in tasks.TASKS.items() if t.format == "generation"]
+HERE = {n: t for n, t in tasks.TASKS.items() if t.hub is None}  # hub sets are no part of the data
+PROMPTED = [n for n, t in HERE.items() if t.format in ("perplexity", "cloze", "choice")]
+GENERATED = [n for n, t in HERE.items() if t.format == "generation"]
 CHOSEN = ["next_passage", "social_iqa"]
 FOUR = ZeroShotConfig(limit=4, bootstrap_samples=50)
 

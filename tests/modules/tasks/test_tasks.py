@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from modules import tasks
-from modules.files import find_jsonl, write_jsonl
-from modules.task import FINETUNE_FORMATS, Task, data_path, load_rows
+from modules.files import write_jsonl
+from modules.task import FINETUNE_FORMATS, Task, find_split, load_rows
 
 FOLDER = Path(tasks.__file__).parent
 ONLY_SHARED = ("intents_snips", "passage_author", "vitaminc")
@@ -24,6 +24,7 @@ def test_every_file_is_a_task_of_its_name():
     files = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
     assert files == list(tasks.TASKS)
     assert all(task.name == name for name, task in tasks.TASKS.items())
+    assert all(set(task.scored) <= set(task.splits or ["test"]) for task in tasks.TASKS.values())
 
 
 def test_an_unknown_name_is_answered_with_the_names():
@@ -51,7 +52,9 @@ def test_the_table_needs_no_heavy_package():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-@pytest.mark.parametrize("name", [n for n in tasks.TASKS if n not in ONLY_SHARED])
+@pytest.mark.parametrize(
+    "name", [n for n, t in tasks.TASKS.items() if t.like and n not in ONLY_SHARED]
+)
 def test_sample_rows_become_items(name, data):
     check_items(tasks.get(name), data)
 
@@ -180,7 +183,9 @@ def test_coqa_asks_every_turn_with_the_given_answers_before(data):
     )
 
 
-@pytest.mark.parametrize("name", [n for n, t in tasks.TASKS.items() if t.format == "generation"])
+@pytest.mark.parametrize(
+    "name", [n for n, t in tasks.TASKS.items() if t.like and t.format == "generation"]
+)
 def test_prompts_do_not_end_in_a_space_and_hold_no_answer(name, data):
     task = tasks.get(name)
     rows = load_rows(task, data, "test")
@@ -223,4 +228,4 @@ def test_labels_agree_with_the_report(data, shared_data):
             assert all(isinstance(x, int) for x in labels) or tasks.get(name).labels == tuple(
                 labels
             )
-            assert find_jsonl(data_path(tasks.get(name), folder, "train"))
+            assert find_split(tasks.get(name), folder, "train")

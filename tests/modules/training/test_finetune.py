@@ -13,10 +13,11 @@ from modules.files import read_jsonl, write_jsonl
 from modules.model.checkpoint import load, load_task_model
 from modules.task import Example
 from modules.tasks import TASKS
-from modules.training.config import FinetuneConfig, OptimConfig
+from modules.training.config import OptimConfig
 from modules.training.finetune import FinetuneData, FinetuneModule, build, finetune
+from modules.training.predictor import load_tuned
 from modules.training.transform import encode, fit, micro_batches
-from modules.training.tuned import load_tuned
+from modules.training.tuning_config import FinetuneConfig
 
 
 def config_of(**changes) -> FinetuneConfig:
@@ -127,13 +128,17 @@ def test_a_separable_task_is_learnt_and_can_be_asked(pretrained, toy_tasks, tmp_
     assert names == {
         "config.json",
         "curve.jsonl",
+        "diagnosis.json",
+        "example.json",
         "model.safetensors",
+        "predictions-val.jsonl.zst",
         "predictions.jsonl.zst",
         "scores.json",
         "task.json",
         "tokenizer/encoder.json",
         "tokenizer/vocab.bpe",
         "training.json",
+        "validation.json",
     }
     (score,) = json.loads((tmp_path / "scores.json").read_text())
     assert score["value"] >= 0.95 and score["n"] == 40 and score["split"] == "test"
@@ -148,7 +153,7 @@ def test_a_separable_task_is_learnt_and_can_be_asked(pretrained, toy_tasks, tmp_
     answers = tuned.predict([{"text": row["text"]} for row in test])
     assert [a["index"] for a in answers] == [row["prediction"] for row in rows]
     assert answers[0]["label"] in TASKS["passage_source"].labels
-    with pytest.raises(ValueError, match="row 2: no text"):
+    with pytest.raises(ValueError, match="row 2: column 'text' is missing"):
         tuned.predict([{"text": "the sea"}, {"texts": "x"}])
     assert load(tmp_path).config.vocab_size == 283  # the decoder alone still loads
 
@@ -205,9 +210,36 @@ def test_what_is_taken_from_the_checkpoint(pretrained):
     assert taken() == {"wte.weight", *blocks}
     assert taken(transfer_layers=1) == {"wte.weight", "h.0.attn.c_attn.weight"}
     assert taken(transfer_layers=0) == {"wte.weight"}
-    assert taken(initialise="scratch") == set()
+    assert taken(transfer_layers=2) == taken()
+    assert taken(use="features") == taken(use="initialise") == taken()
+    assert taken(use="scratch") == set()
     with pytest.raises(ValueError, match="transfer_layers 3"):
         taken(transfer_layers=3)
+
+
+@pytest.mark.parametrize(
+    ("use", "decoder_learns", "lm"),
+    [
+        ("features", False, False),
+        ("initialise", True, False),
+        ("auxiliary", True, True),
+        ("scratch", True, True),
+    ],
+)
+def test_what_each_use_of_a_checkpoint_trains(use, decoder_learns, lm, pretrained, tokenizer):
+    task, config = TASKS["passage_source"], config_of(use=use, dropout=0.0, clf_dropout=0.0)
+    model = build(pretrained, task, config)
+    rows = [{"text": "the sea", "label": 1}, {"text": "the old blue sea", "label": 2}]
+    examples = encode(task.items(rows), tokenizer, task.format, first=280, longest=32)
+    (batch,) = micro_batches(examples, 1000)
+    loss = FinetuneModule(model, config, examples, total=1).micro_loss(batch)
+    loss.backward()
+    with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert {"head.weight", "head.bias"} <= with_gradient
+    assert ("decoder.h.0.mlp.c_fc.weight" in with_gradient) == decoder_learns
+    assert len(with_gradient) == (len(list(model.parameters())) if decoder_learns else 2)
+    wanted = loss_by_hand(model, examples, 0.5 if lm else 0.0)
+    torch.testing.assert_close(loss, wanted)
 
 
 def test_the_best_epoch_is_kept(pretrained, toy_tasks, tmp_path, monkeypatch):
@@ -218,7 +250,7 @@ def test_the_best_epoch_is_kept(pretrained, toy_tasks, tmp_path, monkeypatch):
         given = real(self, examples)
         if examples is not self.val:
             return given
-        right = round(next(accuracies) * len(examples))
+        right = round(next(accuracies, 0.0) * len(examples))
         return [
             np.eye(8)[e.label if i < right else (e.label + 1) % 8] for i, e in enumerate(examples)
         ]

@@ -8,7 +8,7 @@ from torch import nn
 
 from modules.kernels import products
 from modules.model.gpt import GPT
-from modules.training.config import GPT1_FINETUNE_OPTIM, GPT1_OPTIM, OptimConfig
+from modules.training.config import GPT1_OPTIM, OptimConfig
 from modules.training.optim import (
     build_optimizers,
     learning_rate,
@@ -16,6 +16,7 @@ from modules.training.optim import (
     restore_optimizers,
     set_learning_rate,
 )
+from modules.training.tuning_config import GPT1_FINETUNE_OPTIM
 
 NANOGPT = OptimConfig(lr=6e-4, warmup_steps=2000)
 

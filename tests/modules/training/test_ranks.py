@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 
 from modules.model import checkpoint
 from modules.model.config import LSTMConfig
-from modules.training.config import FinetuneConfig, PretrainConfig
+from modules.training.config import PretrainConfig
 from modules.training.events import read_events
 from modules.training.fit import INTERRUPTED, Result, launch
 from modules.training.ranks import recompute
+from modules.training.tuning_config import FinetuneConfig
 
 STEPS, CLIP = 6, 0.1
 

@@ -8,9 +8,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from modules.model.gpt import GPT, GPTConfig
-from modules.training.config import FinetuneConfig, OptimConfig, PretrainConfig
+from modules.training.config import OptimConfig, PretrainConfig
 from modules.training.optim import build_optimizers, set_learning_rate
 from modules.training.transfer import is_output_norm, rescale
+from modules.training.tuning_config import FinetuneConfig
 
 BASE = 32
 
