@@ -22,7 +22,7 @@ from modules.evaluation.score import (
 from modules.evaluation.spans import Span
 from modules.files import Progress, sha256, silent
 from modules.model.base import Decoder
-from modules.model.checkpoint import CONFIG, WEIGHTS, load
+from modules.model.checkpoint import CONFIG, load, read_json_object
 from modules.model.generate import GenerationConfig
 from modules.task import Choice, Example, Passage, Prompt, Row, Task
 from modules.tokenizer import Tokenizer
@@ -61,20 +61,32 @@ class Settings:
 
 
 def load_subject(checkpoint: Path, device: str = "cpu") -> Subject:
-    """Load a checkpoint and the tokenizer in it.
+    """Load a checkpoint and the tokenizer in it, or the folder of a model of transformers.
 
     Raises:
         FileNotFoundError: a file of it is not there.
         ValueError: the model has fewer embeddings than the tokenizer has ids.
     """
-    model, tokenizer = load(checkpoint, device), load_tokenizer(checkpoint / "tokenizer")
+    model: Any
+    tokenizer: Any
+    if "model_type" in read_json_object(checkpoint / CONFIG):  # not one of ours
+        from modules.evaluation.transformers_model import load_transformers
+
+        model, tokenizer = load_transformers(checkpoint, device)
+    else:
+        model, tokenizer = load(checkpoint, device), load_tokenizer(checkpoint / "tokenizer")
     if model.config.vocab_size < tokenizer.n_vocab:
         raise ValueError(
             f"{checkpoint}: the tokenizer has {tokenizer.n_vocab} ids, "
             f"the model only {model.config.vocab_size}"
         )
-    hashes = [sha256(checkpoint / name) for name in (CONFIG, WEIGHTS)]
-    return Subject(model, tokenizer, hashlib.sha256("".join(hashes).encode()).hexdigest())
+    return Subject(model, tokenizer, identity(checkpoint))
+
+
+def identity(checkpoint: Path) -> str:
+    """Return a hash of a checkpoint's config and weights."""
+    files = [checkpoint / CONFIG, *sorted(checkpoint.glob("*.safetensors"))]
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
 
 
 def rows_of(
@@ -99,6 +111,7 @@ def rows_of(
         case "perplexity":
             return passage_rows(subject, items, settings.stride, how)
         case "cloze":
+            how["filtered"] = settings.convention == "paper"
             return cloze_rows(subject.model, subject.tokenizer, items, **how)
         case "choice":
             return choice_rows(subject, items, settings, how, mean=False)

@@ -15,8 +15,8 @@ from torch import Tensor
 from modules.evaluation.config import Precision
 from modules.evaluation.journal import Remember, afresh
 from modules.evaluation.reading import batches, pad
-from modules.evaluation.score import answers, autocast
-from modules.evaluation.spans import Span, encode_pair
+from modules.evaluation.score import answers, autocast, score_groups
+from modules.evaluation.spans import Span, encode_pair, pair_spans
 from modules.files import Progress, silent
 from modules.model.base import Decoder
 from modules.task import Cloze
@@ -48,6 +48,7 @@ def cloze_rows(
     tokenizer: Tokenizer,
     items: Sequence[Cloze],
     *,
+    filtered: bool = True,
     batch_tokens: int,
     precision: Precision,
     remember: Remember = afresh,
@@ -55,18 +56,30 @@ def cloze_rows(
 ) -> list[dict[str, Any]]:
     """Return one row per passage: the last word's negative log-likelihood, and what was right.
 
-    Contexts too long for the model lose their beginning.
+    Contexts too long for the model lose their beginning. Not `filtered`: without the stop-word
+    filter's way, and no more cut off than the word needs (lm-evaluation-harness).
     """
     pairs = [encode_pair(tokenizer, item.context, item.target) for item in items]
-    spans = [word_span(context, target, model.config.n_positions) for context, target in pairs]
+    positions = model.config.n_positions
+    how: dict[str, Any] = {"batch_tokens": batch_tokens, "precision": precision}
+    if not filtered:
+        groups = [pair_spans([pair], positions) for pair in pairs]
+        scored = score_groups(model, groups, remember=remember, progress=progress, **how)
+        return [
+            word_row(item, group[0], score.logprob, score.greedy)
+            for item, group, (score,) in zip(items, groups, scored, strict=True)
+        ]
+    spans = [word_span(context, target, positions) for context, target in pairs]
     lengths = [span.read for span in spans]
     found: dict[int, dict[str, Any]] = {}
     for number, batch in enumerate(batches(range(len(items)), lengths, batch_tokens)):
         chosen = [spans[i] for i in batch]
         ask = partial(read_words, model, tokenizer, chosen, precision)
         answered = remember(f"words/{number}", ask)
-        for i, answer in zip(batch, answered, strict=True):
-            found[i] = word_row(items[i], spans[i], *answer)
+        for i, (logprobs, greedy, word) in zip(batch, answered, strict=True):
+            found[i] = word_row(items[i], spans[i], sum(logprobs), greedy)
+            right = word.lower() == items[i].target.strip().lower()
+            found[i] |= {"filtered_word": word, "accuracy_stop_word_filter": float(right)}
         progress(len(found), len(items), "last words")
     return [found[i] for i in range(len(items))]
 
@@ -77,19 +90,14 @@ def word_span(context: list[int], target: list[int], positions: int) -> Span:
     return Span(context[drop:] + target, len(target), drop)
 
 
-def word_row(
-    item: Cloze, span: Span, logprobs: list[float], greedy: list[bool], filtered: str
-) -> dict[str, Any]:
+def word_row(item: Cloze, span: Span, logprob: float, greedy: Sequence[bool]) -> dict[str, Any]:
     """Return what the metrics need of one passage."""
-    word = item.target.strip()
     return {
         "id": item.id,
-        "nll": -sum(logprobs),
+        "nll": -logprob,
         "accuracy": float(all(greedy)),
         "accuracy_last_token": float(greedy[-1]),
-        "accuracy_stop_word_filter": float(filtered.lower() == word.lower()),
-        "filtered_word": filtered,
-        "target": word,
+        "target": item.target.strip(),
         "units": 1,
         "dropped": span.dropped,
     }

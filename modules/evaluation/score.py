@@ -24,8 +24,9 @@ from modules.model.base import Decoder, wide
 from modules.model.generate import GenerationConfig, generate
 from modules.tokenizer import Tokenizer
 
-LOGITS = 2**24  # logits held at once: 64 MB in float32
-BATCH_TOKENS = 8192
+LOGITS = {"cpu": 2**23}  # logits held at once: 32 MB, which malloc keeps, so no page is new
+MORE_LOGITS = 2**27  # on other devices: 512 MB
+BATCH_TOKENS = 1024  # of a CPU
 
 
 @dataclass(frozen=True)
@@ -213,14 +214,15 @@ def token_logprobs(
     """
     order = which.argsort(stable=True)
     found: list[Tensor] = []
-    step = max(1, LOGITS // model.config.vocab_size)
+    step = max(1, LOGITS.get(hidden.device.type, MORE_LOGITS) // model.config.vocab_size)
     with torch.autocast(hidden.device.type, enabled=False):
         for start in range(0, len(hidden), step):
             logits = model.logits(hidden[start : start + step].to(wide(hidden.dtype)))  # (m, V)
             mine = order[(which[order] >= start) & (which[order] < start + step)]
             rows = (which[mine] - start).to(hidden.device)
             chosen = logits[rows, targets[mine].to(hidden.device)]
-            best, total = logits.amax(1), logits.logsumexp(1)  # (m,)
+            best = logits.amax(1)  # (m,)
+            total = logits.sub_(best[:, None]).exp_().sum(1).log_() + best
             found.append(torch.stack([chosen - total[rows], (chosen >= best[rows]).to(total)]))
     logprobs, greedy = torch.cat(found, 1).cpu()[:, order.argsort()]
     return logprobs.tolist(), greedy.bool().tolist()

@@ -138,7 +138,7 @@ def files_of(out: Path, task: Task) -> tuple[Path, Path]:
 def settings_of(config: ZeroShotConfig, positions: int) -> ask.Settings:
     """Return how a model with so many positions is asked."""
     return ask.Settings(
-        batch_tokens=config.batch_tokens,
+        batch_tokens=config.tokens_at_once(),
         batch_size=config.batch_size,
         precision=config.precision,
         stride=config.stride_of(positions),
@@ -202,6 +202,8 @@ def scores_of(
         own = [row for row in rows if row["variant"] == variant]
         protocol = protocol_of(task, variant, own, config, positions)
         for name in task.metrics:
+            if columns(task, name)[0] not in own[0]:
+                continue  # the harness's convention has no stop-word filter
             scores.append(score_of(task, name, own, config, protocol))
         if task.generation.get("confidence"):
             scores += calibration(task, own, config, protocol)

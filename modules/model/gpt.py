@@ -103,11 +103,7 @@ class Attention(nn.Module):
         self.resid = nn.Dropout(config.resid_dropout)
 
     def forward(
-        self,
-        x: Tensor,
-        layer: int,
-        cache: Cache | Branches | None,
-        packed: Packed | None = None,
+        self, x: Tensor, layer: int, cache: Cache | Branches | None, packed: Packed | None = None
     ) -> Tensor:
         """Mix the positions of x (B, T, C) with what came before them."""
         if packed is not None:
@@ -168,11 +164,7 @@ class Block(nn.Module):
         return all(type(m) is Linear for m in maps)
 
     def forward(
-        self,
-        x: Tensor,
-        layer: int,
-        cache: Cache | Branches | None,
-        packed: Packed | None = None,
+        self, x: Tensor, layer: int, cache: Cache | Branches | None, packed: Packed | None = None
     ) -> Tensor:
         """Return the block's output (B, T, C)."""
         plain = self.pre_norm and cache is None and not (self.training and self.drops)
