@@ -53,8 +53,11 @@ class Cell:
         return f"{self.prefix or self.checkpoint.name}-{self.label}".lower()
 
 
-def run_cells(at: Stage, cells: Sequence[Cell]) -> Tuned:
+def run_cells(at: Stage, cells: Sequence[Cell], *, data: Path | None = None) -> Tuned:
     """Make every cell that is not there yet; return what each came to, by label.
+
+    Args:
+        data: the folder below which the tasks' rows lie; None: the project's.
 
     Raises:
         Interrupted: one was stopped; those that are done are kept, the same command continues.
@@ -62,7 +65,7 @@ def run_cells(at: Stage, cells: Sequence[Cell]) -> Tuned:
     """
     if len({cell.label for cell in cells}) < len(cells):
         raise ValueError(f"two cells of a study have one label: {sorted(c.label for c in cells)}")
-    futures = {cell.label: submit(at, cell) for cell in cells}
+    futures = {cell.label: submit(at, cell, data or at.workspace.data) for cell in cells}
     ends = {label: future.result(raise_on_failure=False) for label, future in futures.items()}
     for end in ends.values():
         if isinstance(end, Interrupted):
@@ -70,9 +73,9 @@ def run_cells(at: Stage, cells: Sequence[Cell]) -> Tuned:
     return {label: outcome(at, label, end) for label, end in ends.items()}
 
 
-def submit(at: Stage, cell: Cell) -> "PrefectFuture[Artifact]":
+def submit(at: Stage, cell: Cell, data: Path) -> "PrefectFuture[Artifact]":
     """Begin a cell beside the others."""
-    task, data = tasks.get(cell.task), at.workspace.data
+    task = tasks.get(cell.task)
     files = split_files(task, data)
     values = cell.training.model_dump(mode="json") | {"task": task.name}
 

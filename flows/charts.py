@@ -146,3 +146,78 @@ TOLD = {
 def holds(counts: Mapping[str, Any]) -> str:
     """Return in a few words what an artifact holds."""
     return ", ".join(f"{counts[x]:,} {word}" for x, word in TOLD.items() if x in counts)
+
+
+Interval = tuple[float, float, float]
+"""value, low, high"""
+COLOURS = (INK, ACCENT, "#8d99ae", "#e0a458", "#4f772d", "#6d597a", "#2a9d8f", "#bc4749", "#577590")
+
+
+def grouped(values: Mapping[str, Mapping[str, Interval]], unit: str) -> bytes:
+    """Draw a group of bars a name and a colour a series: series -> name -> value and interval."""
+    names = list(dict.fromkeys(name for series in values.values() for name in series))
+    figure, axes = _figure(width=max(7.0, 1.4 * len(names)))
+    width = 0.8 / max(len(values), 1)
+    for number, (series, points) in enumerate(values.items()):
+        places = [names.index(name) + (number + 0.5) * width - 0.4 for name in points]
+        heights = [value for value, _, _ in points.values()]
+        axes.bar(
+            *(places, heights, width),
+            yerr=_errors(list(points.values())),
+            error_kw={"linewidth": 0.8},
+            color=COLOURS[number % len(COLOURS)],
+            label=series,
+        )
+    axes.set_xticks(range(len(names)), names, fontsize=8, rotation=20, ha="right")
+    axes.set_ylabel(unit)
+    axes.legend(
+        frameon=False, fontsize=8, ncols=len(values), loc="lower left", bbox_to_anchor=(0, 1)
+    )
+    return png_of(figure)
+
+
+def curves(
+    lines: Mapping[str, Sequence[tuple[Any, float, float, float]]],
+    names: str,
+    unit: str,
+    *,
+    log: bool = False,
+) -> bytes:
+    """Draw a curve a series with its intervals: series -> (x, value, low, high), ..."""
+    figure, axes = _figure(height=4.2)
+    for number, (series, points) in enumerate(lines.items()):
+        axes.errorbar(
+            [x for x, *_ in points],
+            [value for _, value, _, _ in points],
+            yerr=_errors([(value, low, high) for _, value, low, high in points]),
+            color=COLOURS[number % len(COLOURS)],
+            linestyle="--" if "LSTM" in series else "-",
+            **{"marker": "o", "markersize": 3, "linewidth": 1.2, "elinewidth": 0.7, "capsize": 2},
+            label=series,
+        )
+    if log:
+        axes.set_xscale("symlog", linthresh=10)
+    axes.set(xlabel=names, ylabel=unit)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return png_of(figure)
+
+
+def _errors(points: Sequence[Interval]) -> list[list[float]]:
+    """Return how far intervals reach below and above their values."""
+    below = [max(0.0, value - low) for value, low, _ in points]
+    return [below, [max(0.0, high - value) for value, _, high in points]]
+
+
+def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
+    """Draw how often predictions are right against how sure they are, one panel a binning."""
+    figure, panels = subplots(1, len(bins), width=4.6, height=4.2)
+    for axes, (name, rows) in zip(panels, bins.items(), strict=True):
+        most = max(row["n"] for row in rows)
+        axes.plot([0, 1], [0, 1], color=PALE, linewidth=1)
+        axes.plot([r["confidence"] for r in rows], [r["accuracy"] for r in rows], color=INK, lw=1)
+        for row in rows:
+            size = 12 + 60 * row["n"] / most  # points; larger where more predictions are
+            axes.scatter(row["confidence"], row["accuracy"], s=size, color=ACCENT, zorder=3)
+        axes.set(xlabel="confidence", ylabel="accuracy", title=f"bins of {name.replace('_', ' ')}")
+        axes.set(xlim=(0, 1.02), ylim=(-0.02, 1.02))
+    return png_of(figure)

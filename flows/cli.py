@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_data, cli_plan, cli_sweep, cli_use, cli_weights
+from flows import cli_data, cli_plan, cli_predict, cli_study, cli_sweep, cli_use, cli_weights
 from flows.logs import begin
 from flows.options import Preset, Setting, changed, load_preset
 from flows.terminal import (
@@ -16,10 +16,10 @@ from flows.terminal import (
     console,
     fail,
     one_line,
-    plain,
     print_overlap,
     print_scores,
     print_summary,
+    run_flow,
 )
 
 app = typer.Typer(
@@ -59,7 +59,7 @@ def run(preset: Preset = "sample", settings: Setting = None) -> None:
     workspace = begin()
     from flows.reproduce import reproduce
 
-    summary = _flow(reproduce, config)
+    summary = run_flow(reproduce, config)
     print_summary(workspace, summary)
 
 
@@ -81,7 +81,7 @@ def corpus(
     begin()
     from flows.corpus import prepare_corpus
 
-    console.print(f"tokens: [bold]{_flow(prepare_corpus, config)}[/bold]")
+    console.print(f"tokens: [bold]{run_flow(prepare_corpus, config)}[/bold]")
 
 
 @app.command()
@@ -97,7 +97,7 @@ def nightly(
     begin()
     from flows.nightly import nightly as flow
 
-    console.print(f"tokens: [bold]{_flow(flow, config)}[/bold]")
+    console.print(f"tokens: [bold]{run_flow(flow, config)}[/bold]")
 
 
 @app.command()
@@ -117,7 +117,7 @@ def overlap(
     from flows.overlap import overlap as flow
 
     name = documents.removeprefix("documents/").partition("@")[0]
-    print_overlap(_flow(flow, name=name, documents=documents, task_names=chosen))
+    print_overlap(run_flow(flow, name=name, documents=documents, task_names=chosen))
 
 
 @app.command()
@@ -138,7 +138,7 @@ def pretrain(
     begin()
     from flows.pretrain import pretrain as flow
 
-    made = _flow(flow, config.pretrain, name=config.name, tokens=tokens)
+    made = run_flow(flow, config.pretrain, name=config.name, tokens=tokens)
     console.print(f"checkpoint: [bold]{made}[/bold]")
 
 
@@ -157,7 +157,7 @@ def finetune(
     begin()
     from flows.finetune import finetune as flow
 
-    made = _flow(flow, asked, name=config.name, checkpoint=checkpoint)
+    made = run_flow(flow, asked, name=config.name, checkpoint=checkpoint)
     print_scores([row for scores in made.values() for row in scores["scores"]])
 
 
@@ -176,7 +176,7 @@ def evaluate(
     begin()
     from flows.evaluate import zero_shot
 
-    made = _flow(zero_shot, asked, name=config.name, checkpoint=checkpoint)
+    made = run_flow(zero_shot, asked, name=config.name, checkpoint=checkpoint)
     print_scores([row for scores in made.values() for row in scores["scores"]])
 
 
@@ -191,38 +191,8 @@ def promote(
     begin()
     from flows.promote import promote as flow
 
-    made = _flow(flow, name, checkpoint=checkpoint, force=force)
+    made = run_flow(flow, name, checkpoint=checkpoint, force=force)
     console.print(made["decision"])
-
-
-@app.command()
-def study(
-    preset: Preset = "sample",
-    seeds: Annotated[int, typer.Option(help="Fine-tuning seeds per task and start.")] = 3,
-    settings: Setting = None,
-) -> None:
-    """Compare pretrained with from-scratch on every task of a preset, over several seeds."""
-    config = load_preset(preset, settings)
-    _known(f"checkpoint/{config.name}")
-    begin()
-    from flows.study import study as flow
-
-    summary = _flow(flow, config.finetune, name=config.name, seeds=seeds)
-    console.print(plain(summary["markdown"]))
-
-
-def _flow(flow: Any, *arguments: Any, **named: Any) -> Any:
-    """Run a flow in this process."""
-    from prefect.exceptions import TerminationSignal
-
-    from flows.stage import Interrupted
-
-    try:
-        return flow(*arguments, **named)
-    except TerminationSignal:
-        fail("stopped by a signal; run the same command again to continue", INTERRUPTED)
-    except Interrupted as error:
-        fail(str(error), INTERRUPTED)
 
 
 def _workspace() -> Any:
@@ -241,6 +211,8 @@ def _known(reference: str) -> str:
 
 app.add_typer(cli_data.app)
 app.add_typer(cli_plan.app)
+app.add_typer(cli_predict.app)
+app.add_typer(cli_study.app)
 app.add_typer(cli_sweep.app)
 app.add_typer(cli_use.app)
 app.add_typer(cli_weights.app, name="weights")

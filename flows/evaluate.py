@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.charts import markdown_table
+from flows.charts import markdown_table, reliability
 from flows.stage import Stage, show, stage
 from modules import presets
 from modules.files import Progress, write_json
@@ -49,7 +49,8 @@ def zero_shot(
 def score(at: Stage, task: Task, model: Artifact, name: str, config: ZeroShotConfig) -> Artifact:
     """Score one task."""
     data = at.workspace.data
-    file = find_split(task, data, "test")
+    splits = {config.split_of(task), *([task.examples] if task.examples else [])}
+    files = sorted({find_split(task, data, split) for split in splits})
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
         from dataclasses import asdict
@@ -59,6 +60,10 @@ def score(at: Stage, task: Task, model: Artifact, name: str, config: ZeroShotCon
         scores = [asdict(x) for x in evaluate(model.path, task, data, out, config, progress)]
         write_json(out / "scores.json", scores)
         at.log({f"zero_shot/{x['task']}/{x['metric']}": x["value"] for x in scores})
+        answers = out / "items" / f"{task.name}.reliability.json"
+        if answers.exists():
+            bins = json.loads(answers.read_text())["bins"]
+            at.attach(reliability(bins), f"reliability-{task.name}.png")
         return {"scores": len(scores), "items": max(x["n"] for x in scores)}
 
     return at.make(
@@ -66,7 +71,7 @@ def score(at: Stage, task: Task, model: Artifact, name: str, config: ZeroShotCon
         f"{name}-{task.name}".lower(),
         step,
         config=ScoringStep(task=task.name, settings=config),
-        inputs={"checkpoint": model, "task": versions.data_fingerprint(at.workspace, [file])},
+        inputs={"checkpoint": model, "task": versions.data_fingerprint(at.workspace, files)},
         version=task.version,
         title=f"zero-shot {task.name}",
     )

@@ -5,6 +5,7 @@ from prefect import flow
 from flows.cells import SIDE_BY_SIDE, Cell, Tuned, raise_if_failed, run_cells
 from flows.charts import markdown_table
 from flows.stage import show, stage
+from flows.tuned import follow
 from modules import presets
 from modules.run import FinetuneRun, Use
 from registry import artifacts
@@ -49,8 +50,10 @@ def finetune(
                 for task in chosen
                 for use in uses
             ],
+            data=config.folder(at.workspace.root),
         )
         show_scores(made)
+        follow(at, config, name, made)
         raise_if_failed(made)
         return made
 

@@ -118,8 +118,8 @@ def fine_tuning(run: RunConfig, tuned: Tuned, data: Path) -> Shown:
             "items",
         ],
         rows,
-        "Seed 0 only; `textmill study` compares over three seeds. social_iqa is hard: at this size "
-        "expect little over chance.",
+        "Seed 0 only; `textmill study ablation` compares over three. social_iqa is hard: at this "
+        "size expect little over chance.",
     )
 
 

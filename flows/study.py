@@ -1,84 +1,160 @@
-"""study: runs that make one table of a paper: pretrained against scratch (GPT-1, Table 5)."""
+"""What all studies share: the checkpoint they start from, their report, how they end.
 
-from statistics import mean, stdev
+A study is a set of runs that makes one table or figure of the GPT-1 paper:
+study_results.py Tables 2 to 4, study_ablation.py Table 5, study_layers.py Figure 2 left,
+study_heuristics.py Figure 2 right.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from prefect import flow
+from pydantic import Field
 
-from flows.cells import Tuned
-from flows.charts import bars, inline, markdown_table
-from flows.finetune import finetune, label
-from flows.stage import show, stage
-from modules import presets
-from modules.run import FinetuneRun
+from flows.cells import Tuned, raise_if_failed
+from flows.corpus import prepare_corpus
+from flows.grid import Grid
+from flows.page import Block, Picture, Shown, as_markdown, write_page
+from flows.pretrain import pretrain
+from flows.stage import Stage, show
+from modules.config import Config
+from modules.evaluation.comparison import Difference
+from modules.files import Progress, write_bytes, write_json
+from modules.run import RunConfig
+from registry import artifacts
+from registry.artifacts import Artifact
+from registry.tables import Kind
+
+Summary = dict[str, Any]
 
 
-@flow(name="study", flow_run_name="study-{name}")
-def study(
-    config: FinetuneRun = presets.SAMPLE.finetune,
-    name: str = "sample",
-    checkpoint: str = "",
-    seeds: int = 3,
-) -> dict[str, Any]:
-    """Fine-tune from the checkpoint and from scratch on every task, over several seeds.
+class StudyReport(Config):
+    """What a study's report follows from, beside its cells."""
 
-    Runs that were made before (the demo's first seed) are used again.
+    study: str
+    """Which study."""
+    failed: dict[str, str] = Field(default_factory=dict)
+    """Cells that failed, and why."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """What the cells themselves do not tell."""
 
-    Args:
-        config: Tasks and training settings; its seeds are replaced by 0 .. seeds - 1.
-        name: The preset whose checkpoint is compared.
-        checkpoint: What to start from; empty: the newest checkpoint of that name.
-        seeds: How many seeds.
 
-    Returns:
-        {rows, mean_difference, markdown}.
+def base(at: Stage, run: RunConfig, checkpoint: str = "") -> Artifact:
+    """Return the checkpoint to start from; with none named, the run's, made where it is missing."""
+    if not checkpoint:
+        tokens = prepare_corpus(run.corpus)
+        checkpoint = pretrain(run.pretrain, name=run.name, tokens=tokens)
+    return artifacts.checkout(at.workspace, checkpoint)
+
+
+def finish(
+    at: Stage,
+    study: str,
+    start: Artifact,
+    blocks: Sequence[Block],
+    *,
+    tuned: Tuned,
+    inputs: Mapping[str, Artifact] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Summary:
+    """Publish and show a study's report; return what the command line prints.
+
+    Raises:
+        ValueError: cells failed. The report shows the others.
     """
-    if seeds < 1:
-        raise ValueError(f"seeds is {seeds}; a study needs at least 1")
-    with stage("study", config.model_dump(mode="json") | {"seeds": seeds}):
-        everything = config.but(seeds=tuple(range(seeds)), compare_scratch=True)
-        tuned = finetune(everything, name=name, checkpoint=checkpoint or f"checkpoint/{name}")
-        rows = [compare(task, tuned, seeds) for task in config.tasks]
-        difference = mean(row["difference"] for row in rows)
-        text = table_of(rows, difference, seeds)
-        picture = bars({row["task"]: row["difference"] for row in rows}, "pretrained - scratch")
-        show("study", f"{text}\n\n{inline(picture, 'difference')}", "Pretrained against scratch")
-        return {"rows": rows, "mean_difference": difference, "markdown": text}
+    failed = {label: str(cell["failed"]) for label, cell in tuned.items() if "failed" in cell}
+    done = {
+        label: artifacts.look_up(at.workspace, cell["fingerprint"])
+        for label, cell in tuned.items()
+        if label not in failed
+    }
+    if failed:
+        rows = [[label, why] for label, why in failed.items()]
+        blocks = [Shown("Failed", ["cell", "why"], rows), *blocks]
+    title = f"Study {study} of {start.name}"
 
+    def step(out: Path, progress: Progress) -> dict[str, Any]:
+        write_page(out, title, blocks)
+        for name, picture in pictures(study, blocks).items():
+            write_bytes(out / name, picture.png)
+        write_bytes(out / f"{study}.md", document(study, title, blocks).encode())
+        tables = [{"title": b.title, "rows": b.rows} for b in blocks if isinstance(b, Shown)]
+        write_json(out / "report.json", {"study": study, "tables": tables})
+        return {"tables": len(tables), "pictures": len(pictures(study, blocks)), "cells": len(done)}
 
-def compare(task: str, tuned: Tuned, seeds: int) -> dict[str, Any]:
-    """Return a task's mean accuracy with and without pretraining."""
-
-    def accuracies(use: str) -> list[float]:
-        found = (tuned[label(task, use, seed)]["scores"] for seed in range(seeds))
-        return [next(s["value"] for s in scores if s["split"] == "test") for scores in found]
-
-    ours, scratch = accuracies("auxiliary"), accuracies("scratch")
-    return {
-        "task": task,
-        "pretrained": mean(ours),
-        "pretrained_sd": stdev(ours) if seeds > 1 else 0.0,
-        "scratch": mean(scratch),
-        "scratch_sd": stdev(scratch) if seeds > 1 else 0.0,
-        "difference": mean(ours) - mean(scratch),
+    report = at.make(
+        Kind.REPORT,
+        f"{start.name}-{study}",
+        step,
+        config=StudyReport(study=study, failed=failed, settings=dict(settings or {})),
+        inputs={"checkpoint": start, **done, **(inputs or {})},
+        version=1,
+        title=f"report of study {study}",
+    )
+    for name in pictures(study, blocks):
+        at.attach((report.path / name).read_bytes(), name)
+    text = (report.path / "report.md").read_text()
+    show(f"study-{study}", text, title)
+    raise_if_failed(tuned)
+    return {"markdown": as_markdown(title, [b for b in blocks if isinstance(b, Shown)])} | {
+        "report": str(report.path),
+        "study": study,
     }
 
 
-def table_of(rows: list[dict[str, Any]], difference: float, seeds: int) -> str:
-    """Return the study's table as Markdown."""
-    table = markdown_table(
-        ["task", "from scratch", "pretrained", "difference"],
-        [
-            (
-                row["task"],
-                f"{row['scratch']:.3f} (sd {row['scratch_sd']:.3f})",
-                f"{row['pretrained']:.3f} (sd {row['pretrained_sd']:.3f})",
-                f"{row['difference']:+.3f}",
-            )
-            for row in rows
-        ],
-    )
-    return (
-        f"# Pretrained against scratch, {seeds} seeds\n\nTest accuracy.\n\n{table}\n\n"
-        f"Mean difference over the tasks: **{difference:+.3f}**"
-    )
+def pictures(study: str, blocks: Sequence[Block]) -> dict[str, Picture]:
+    """Return a page's pictures by the names of their files."""
+    found = [block for block in blocks if isinstance(block, Picture)]
+    return {f"{study}{'' if i == 0 else f'-{i + 1}'}.png": block for i, block in enumerate(found)}
+
+
+def document(study: str, title: str, blocks: Sequence[Block]) -> str:
+    """Return a page as Markdown whose pictures are files beside it: for a repository's docs."""
+    names = iter(pictures(study, blocks))
+    parts = [f"# {title}"]
+    for block in blocks:
+        if isinstance(block, Picture):
+            parts.append(f"## {block.title}\n\n![{block.title}]({next(names)})")
+        else:
+            parts.append(block.as_markdown())
+    return "\n\n".join(parts) + "\n"
+
+
+def copy_to(summary: Summary, out: Path) -> list[Path]:
+    """Copy a study's page and pictures to a folder of documents."""
+    report, study = Path(summary["report"]), summary["study"]
+    out.mkdir(parents=True, exist_ok=True)
+    found = [report / f"{study}.md", *sorted(report.glob(f"{study}*.png"))]
+    for path in found:
+        write_bytes(out / path.name, path.read_bytes())
+    return [out / path.name for path in found]
+
+
+def percent(value: float) -> str:
+    """Return a metric as the papers print it."""
+    return f"{100 * value:.1f}"
+
+
+def span(low: float, high: float) -> str:
+    """Return an interval as the papers print numbers."""
+    return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def told(found: Difference) -> str:
+    """Return a difference with its interval and p value."""
+    p = "< 0.001" if found.p < 0.001 else f"{found.p:.3f}"
+    return f"{100 * found.mean:+.1f} ({span(found.low, found.high)}), p {p}"
+
+
+def cell_text(grid: Grid, way: str, task: str) -> str:
+    """Return one cell of a table: the mean over seeds and its interval."""
+    entry = grid.entries.get((way, task))
+    return f"{percent(entry.mean)} ({span(*entry.interval)})" if entry else "failed"
+
+
+TESTS = (
+    "Each number is the mean over seeds, in percent, with its 95 % interval from resampling test "
+    "items and seeds (bootstrap). Differences are taken on the same resampled items and seeds, "
+    "since all rows answer the same items; p is two-sided and not corrected for the number of "
+    "tasks. The average takes these tasks as given."
+)

@@ -42,6 +42,20 @@ def escape(text: str) -> str:
     return text.replace("[", "\\[")
 
 
+def run_flow(flow: Any, *arguments: Any, **named: Any) -> Any:
+    """Run a flow in this process."""
+    from prefect.exceptions import TerminationSignal
+
+    from flows.stage import Interrupted
+
+    try:
+        return flow(*arguments, **named)
+    except TerminationSignal:
+        fail("stopped by a signal; run the same command again to continue", INTERRUPTED)
+    except Interrupted as error:
+        fail(str(error), INTERRUPTED)
+
+
 def plain(markdown: str) -> Any:
     """Return Markdown as the terminal shows it."""
     from rich.markdown import Markdown

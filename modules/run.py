@@ -156,6 +156,21 @@ class FinetuneRun(Config):
     """Also train the same network from random weights."""
     token_limits: dict[str, int] = Field(default_factory=dict)
     """Train on rows of at most so many tokens in all for these tasks (max_train_tokens)."""
+    data: str = "data"
+    """The folder below which the tasks' rows lie (finetune/TASK/...), from the project's root."""
+    register_models: bool = True
+    """Make the first seed of the paper's method (auxiliary) a version of textmill-NAME-TASK."""
+
+    def folder(self, root: Path) -> Path:
+        """Return the folder of the tasks' rows.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        found = (root / self.data).resolve() if self.data != "data" else root / "data"
+        if not found.is_dir():
+            raise FileNotFoundError(f"finetune.data: {found} is not there")
+        return found
 
     def settings_of(self, task: str, use: Use, seed: int) -> FinetuneConfig:
         """Return the settings of one training."""

@@ -5,10 +5,11 @@ A benchmark is one file in modules/tasks/ with a TASK in it. The same Task serve
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from modules.row_checks import UNLABELLED, as_number, check_columns, is_withheld, label_of
 from modules.rows import Row, find_rows, read_rows
 
 Format = Literal[
@@ -22,8 +23,6 @@ Format = Literal[
     "generation",  # generate after a prompt, compare with references
 ]
 FINETUNE_FORMATS = ("classification", "entailment", "similarity", "multiple_choice")
-
-UNLABELLED = -1  # label of an example of a split whose labels are withheld
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,13 @@ class Passage:
     units: int  # canonical units of the benchmark: words, bytes, characters
     original: str = ""  # the file's own form, where a de-tokenizer changed it
     domain: str = ""
-    fallback: bool = False  # the de-tokenizer could not be undone: the raw text is read
+    fallback: int = 0  # lines whose de-tokenizer could not be undone: they are read raw
+    before: str = ""  # text read before it, which is scored elsewhere
 
 
 Item = Example | Choice | Cloze | Prompt | Passage
+Items = Callable[[list[Row]], list[Any]]
+"""How checked rows become items."""
 Metric = Callable[[list[Any], list[Any]], float]
 """metric(predictions, references) -> value, higher is better unless the name says otherwise."""
 
@@ -92,7 +94,7 @@ class Task:
     format: Format
     version: int  # a changed prompt, label order or metric is a new number
     columns: tuple[str, ...]  # every row must have these
-    items: Callable[[list[Row]], list[Any]]
+    items: Items
     metrics: dict[str, Metric]  # the first one is the headline
     # where the rows are
     source: str = ""  # path below the data folder, without split and ending; empty: hub/HUB
@@ -109,6 +111,7 @@ class Task:
     withheld: tuple[str, ...] = ()  # splits without labels: for a benchmark's server
     # how they are read
     key: str = "id"  # column with a row's name; without it rows are numbered from 0
+    also: dict[str, str] = field(default_factory=dict)  # the set's own release's name -> column
     lists: tuple[str, ...] = ()  # columns that hold a list of texts
     may_be_empty: tuple[str, ...] = ()  # columns, or COLUMN@KEY for single rows that the set has so
     label: str = "label"  # column of the label
@@ -120,9 +123,12 @@ class Task:
     paper: str = ""  # section of the paper whose protocol this follows
     reference: dict[str, float] = field(default_factory=dict)  # the paper's result, by model
     note: str = ""  # why a score here does not compare with the paper's, if so
+    shots: int = 0  # examples before each prompt, where the task has them
+    few_shot: Callable[[int], Items] | None = None  # `items` by the number of examples
+    examples: str = ""  # split whose first rows are the examples; empty: rows marked so by `use`
     generation: dict[str, Any] = field(default_factory=dict)  # max_new_tokens, top_k, stop, ...
     variant: str = ""  # what `items` is called in the protocol where there are `variants` beside it
-    variants: dict[str, Callable[[list[Row]], list[Any]]] = field(
+    variants: dict[str, Items] = field(
         default_factory=dict
     )  # other ways to ask the same rows, reported side by side
     notes: dict[str, Any] = field(default_factory=dict)  # for the scores' protocol
@@ -221,7 +227,7 @@ def load_split(task: Task, data: Path, split: str) -> Split:
         ValueError: a row lacks a column or text, or has an unknown label; names file, row, column.
     """
     path = find_split(task, data, split)
-    rows = list(read_rows(path))
+    rows = [renamed(task, row) for row in read_rows(path)]
     if not rows:
         raise ValueError(f"{path}: no rows in it (task {task.name})")
     gold = not (split in task.withheld and all(is_withheld(row.get(task.label)) for row in rows))
@@ -239,100 +245,90 @@ def load_split(task: Task, data: Path, split: str) -> Split:
     return Split(chosen, gold, len(rows) - len(kept))
 
 
-def is_withheld(label: Any) -> bool:
-    """Return whether this is what a public set writes in place of a label it keeps to itself."""
-    return label is None or as_number(label) == UNLABELLED
+def with_shots(task: Task, shots: int) -> Task:
+    """Return a task with another number of examples before each prompt.
+
+    Raises:
+        ValueError: the task has no examples.
+    """
+    if task.few_shot is None:
+        raise ValueError(f"task {task.name} has no examples before its prompts")
+    return replace(task, items=task.few_shot(shots), shots=shots)
 
 
-def check_columns(task: Task, row: Row, where: str, *, gold: bool) -> None:
-    """Refuse a row that lacks a column or a text."""
-    for column in task.columns:
-        if column == task.label and not gold:
-            continue
-        if row.get(column) is None:
-            raise ValueError(
-                f"{where}: column {column!r} is missing (has {', '.join(sorted(row))}); "
-                f"task {task.name} needs {', '.join(task.columns)}"
-            )
-        if task.labelled and column != task.label:
-            check_text(task, row, column, where)
+def asked_rows(task: Task, data: Path, split: str) -> list[Row]:
+    """Read a split's rows, before them those that serve as examples."""
+    rows = load_rows(task, data, split)
+    if not (task.examples and task.shots):
+        return rows
+    examples = load_rows(task, data, task.examples)[: task.shots]
+    return [{**r, "use": "example", "id": f"{task.examples}/{r['id']}"} for r in examples] + rows
 
 
-def check_text(task: Task, row: Row, column: str, where: str) -> None:
-    """Refuse a column without text, or without a list of texts where it should hold one."""
-    texts = row[column] if column in task.lists else [row[column]]
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts) or not texts:
-        what = "a list of texts" if column in task.lists else "a text"
-        raise ValueError(f"{where}: column {column!r} is {row[column]!r:.80}, not {what}")
-    known = {column, f"{column}@{row.get(task.key)}"} & set(task.may_be_empty)
-    if not known and not all(text.strip() for text in texts):
-        raise ValueError(f"{where}: column {column!r} has no text")
-
-
-def label_of(task: Task, row: Row, where: str) -> float:
-    """Return the index or score of a row's label; an index may be written as the label's name."""
-    label = row[task.label]
-    if label in task.labels:
-        return task.labels.index(label)
-    number = as_number(label)
-    if task.scale:
-        low, high = task.scale
-        if number is not None and low <= number <= high:
-            return number
-        raise ValueError(f"{where}: column {task.label!r} is {label!r}; allowed: {low} to {high}")
-    allowed = task.labels or tuple(str(i) for i in range(len(row["answers"])))
-    if number is not None and number - task.label_from in range(len(allowed)):
-        return int(number) - task.label_from
-    raise ValueError(f"{where}: column {task.label!r} is {label!r}; allowed: {', '.join(allowed)}")
-
-
-def as_number(label: Any) -> float | None:
-    """Return a label's number, which CSV files hold as text; None if it is none."""
-    if isinstance(label, bool) or not isinstance(label, int | float | str):
-        return None
-    try:
-        return float(label)
-    except ValueError:
-        return None
+def renamed(task: Task, row: Row) -> Row:
+    """Return a row under the hub's column names."""
+    return {task.also.get(k, k): v for k, v in row.items()} if task.also else row
 
 
 SPLITS = {"train": "train", "val": "val", "test": "test"}
 
 
-def classification(rows: list[Row]) -> list[Example]:
-    """Turn rows {text, label} into examples: S text E (GPT-1, Figure 1)."""
-    return [Example(row_id(r, i), ((r["text"],),), r["label"]) for i, r in enumerate(rows)]
+def classify(text: str) -> Items:
+    """Make rows into examples of one text: S text E (GPT-1, Figure 1)."""
+
+    def items(rows: list[Row]) -> list[Example]:
+        return [Example(row_id(r, i), ((r[text],),), r["label"]) for i, r in enumerate(rows)]
+
+    return items
 
 
-def entailment(rows: list[Row]) -> list[Example]:
-    """Turn rows {premise, hypothesis, label} into examples: S premise D hypothesis E (3.3)."""
-    return [
-        Example(row_id(r, i), ((r["premise"], r["hypothesis"]),), r["label"])
-        for i, r in enumerate(rows)
-    ]
+def entail(premise: str, hypothesis: str) -> Items:
+    """Make rows into examples of a pair: S premise D hypothesis E (GPT-1, section 3.3)."""
+
+    def items(rows: list[Row]) -> list[Example]:
+        return [
+            Example(row_id(r, i), ((r[premise], r[hypothesis]),), r["label"])
+            for i, r in enumerate(rows)
+        ]
+
+    return items
 
 
-def similarity(rows: list[Row]) -> list[Example]:
-    """Turn rows {text_a, text_b, label} into examples with both orders (GPT-1, section 3.3)."""
-    return [
-        Example(row_id(r, i), ((r["text_a"], r["text_b"]), (r["text_b"], r["text_a"])), r["label"])
-        for i, r in enumerate(rows)
-    ]
+def compare(a: str, b: str) -> Items:
+    """Make rows into examples of a pair in both orders (GPT-1, section 3.3)."""
+
+    def items(rows: list[Row]) -> list[Example]:
+        return [
+            Example(row_id(r, i), ((r[a], r[b]), (r[b], r[a])), r["label"])
+            for i, r in enumerate(rows)
+        ]
+
+    return items
 
 
-def multiple_choice(rows: list[Row]) -> list[Example]:
-    """Turn rows {document, question, answers, label} into examples: S z q D a_k E (section 3.3).
+def choose(document: str, question: str, answers: str) -> Items:
+    """Make rows into one sequence per answer: S z q D a_k E (GPT-1, section 3.3).
 
     Document and question are joined without a delimiter token; an empty question adds nothing.
     """
-    return [
-        Example(
-            row_id(r, i),
-            tuple((f"{r['document']} {r['question']}".rstrip(), a) for a in r["answers"]),
-            r["label"],
-        )
-        for i, r in enumerate(rows)
-    ]
+
+    def items(rows: list[Row]) -> list[Example]:
+        return [
+            Example(
+                row_id(r, i),
+                tuple((f"{r[document]} {r[question]}".rstrip(), a) for a in r[answers]),
+                r["label"],
+            )
+            for i, r in enumerate(rows)
+        ]
+
+    return items
+
+
+classification = classify("text")
+entailment = entail("premise", "hypothesis")
+similarity = compare("text_a", "text_b")
+multiple_choice = choose("document", "question", "answers")
 
 
 def row_id(row: Row, number: int) -> str:

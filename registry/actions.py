@@ -2,11 +2,10 @@
 
 import shutil
 import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry import artifacts, catalogue, db, projection
+from registry import artifacts, catalogue, db, projection, served
 from registry.tables import ModelVersion
 from registry.workspace import Workspace
 
@@ -17,16 +16,6 @@ if TYPE_CHECKING:
 LOCAL = "local-"  # begins the id of a run that MLflow has not been told of
 BATCH = 1000  # metrics in one request: MLflow's limit
 FINGERPRINT = "textmill.fingerprint"
-SERVED = ("torch", "safetensors", "tiktoken", "mlflow", "pandas", "pydantic", "zstandard")
-EXAMPLE = ["The quick brown fox"]
-EXAMPLE_PARAMS: dict[str, Any] = {
-    "mode": "generate",
-    "max_new_tokens": 32,
-    "temperature": 1.0,
-    "top_k": 40,  # GPT-2 paper, section 3.8 and appendix: samples with top-k 40; 0: all tokens
-    "top_p": 1.0,
-    "seed": 0,
-}
 
 
 def run_id(ws: Workspace, given: str) -> str:
@@ -144,26 +133,12 @@ def _new_version(ws: Workspace, client: "MlflowClient", payload: dict[str, Any])
     run = run_id(ws, payload["run"])
     with tempfile.TemporaryDirectory(dir=ws.state) as folder:
         model = Path(folder) / "model"
-        save(checkpoint.path, model)
+        served.save(checkpoint, model)
         client.log_artifacts(run, str(model), "model")
     source = f"{client.get_run(run).info.artifact_uri}/model"
     tags = {FINGERPRINT: payload["fingerprint"], "textmill.version": str(payload["version"])}
     return client.create_model_version(
         payload["name"], source=source, run_id=run, tags=payload["tags"] | tags
-    )
-
-
-def save(checkpoint: Path, out: Path) -> None:
-    """Write a checkpoint as an MLflow pyfunc model: code by file, weights as safetensors."""
-    import mlflow.pyfunc
-
-    requirements = [f"{name}=={metadata.version(name)}" for name in SERVED]
-    mlflow.pyfunc.save_model(
-        path=str(out),
-        python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-        artifacts={"checkpoint": str(checkpoint)},
-        input_example=(EXAMPLE, EXAMPLE_PARAMS),
-        pip_requirements=[f"textmill=={metadata.version('textmill')}", *requirements],
     )
 
 

@@ -3,13 +3,15 @@
 A row holds an item's id and all that the metrics need; metrics never see the model.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modules.evaluation.cloze import cloze_rows
-from modules.evaluation.config import Precision
+from modules.evaluation.config import Convention, Precision
+from modules.evaluation.journal import Remember, afresh
 from modules.evaluation.metrics import first_sentences
 from modules.evaluation.score import (
     choice_logprobs,
@@ -18,9 +20,9 @@ from modules.evaluation.score import (
     score_groups,
 )
 from modules.evaluation.spans import Span
-from modules.files import Progress, silent
+from modules.files import Progress, sha256, silent
 from modules.model.base import Decoder
-from modules.model.checkpoint import load
+from modules.model.checkpoint import CONFIG, load, read_json_object
 from modules.model.generate import GenerationConfig
 from modules.task import Choice, Example, Passage, Prompt, Row, Task
 from modules.tokenizer import Tokenizer
@@ -29,10 +31,11 @@ from modules.tokenizer import load as load_tokenizer
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that is asked, with its tokenizer."""
+    """A model that is asked, with its tokenizer, and the hash of the files it is from."""
 
     model: Decoder
     tokenizer: Tokenizer
+    identity: str
 
     @property
     def positions(self) -> int:
@@ -42,13 +45,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is asked; only stride, seed and precision can change a number."""
+    """How a model is asked; batch_tokens and batch_size change no number beyond rounding."""
 
     batch_tokens: int
     batch_size: int
     precision: Precision
     stride: int
     seed: int
+    convention: Convention = "paper"
 
     @property
     def scoring(self) -> dict[str, Any]:
@@ -57,19 +61,32 @@ class Settings:
 
 
 def load_subject(checkpoint: Path, device: str = "cpu") -> Subject:
-    """Load a checkpoint and the tokenizer in it.
+    """Load a checkpoint and the tokenizer in it, or the folder of a model of transformers.
 
     Raises:
         FileNotFoundError: a file of it is not there.
         ValueError: the model has fewer embeddings than the tokenizer has ids.
     """
-    model, tokenizer = load(checkpoint, device), load_tokenizer(checkpoint / "tokenizer")
+    model: Any
+    tokenizer: Any
+    if "model_type" in read_json_object(checkpoint / CONFIG):  # not one of ours
+        from modules.evaluation.transformers_model import load_transformers
+
+        model, tokenizer = load_transformers(checkpoint, device)
+    else:
+        model, tokenizer = load(checkpoint, device), load_tokenizer(checkpoint / "tokenizer")
     if model.config.vocab_size < tokenizer.n_vocab:
         raise ValueError(
             f"{checkpoint}: the tokenizer has {tokenizer.n_vocab} ids, "
             f"the model only {model.config.vocab_size}"
         )
-    return Subject(model, tokenizer)
+    return Subject(model, tokenizer, identity(checkpoint))
+
+
+def identity(checkpoint: Path) -> str:
+    """Return a hash of a checkpoint's config and weights."""
+    files = [checkpoint / CONFIG, *sorted(checkpoint.glob("*.safetensors"))]
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
 
 
 def rows_of(
@@ -78,27 +95,31 @@ def rows_of(
     items: Sequence[Any],
     settings: Settings,
     *,
+    remember: Remember = afresh,
     progress: Progress = silent,
 ) -> list[Row]:
     """Ask the model all items of a task.
 
+    Args:
+        remember: where answers are kept as they come (modules/evaluation/journal.py).
+
     Raises:
         ValueError: the task's format has no zero-shot form.
     """
+    how = {"remember": remember, "progress": progress, **settings.scoring}
     match task.format:
         case "perplexity":
-            return passage_rows(subject, items, settings, progress)
+            return passage_rows(subject, items, settings.stride, how)
         case "cloze":
-            return cloze_rows(
-                subject.model, subject.tokenizer, items, progress=progress, **settings.scoring
-            )
+            how["filtered"] = settings.convention == "paper"
+            return cloze_rows(subject.model, subject.tokenizer, items, **how)
         case "choice":
-            return choice_rows(subject, items, settings, progress, mean=False)
+            return choice_rows(subject, items, settings, how, mean=False)
         case "multiple_choice":
-            choices = [as_choice(item) for item in items]
-            return choice_rows(subject, choices, settings, progress, mean=True)
+            choices, mean = [as_choice(item) for item in items], settings.convention == "paper"
+            return choice_rows(subject, choices, settings, how, mean=mean)
         case "generation":
-            return generation_rows(subject, task, items, settings, progress)
+            return generation_rows(subject, task, items, settings, how)
     raise ValueError(f"task {task.name} ({task.format}) has no zero-shot form: fine-tune on it")
 
 
@@ -109,16 +130,16 @@ def as_choice(example: Example) -> Choice:
 
 
 def passage_rows(
-    subject: Subject, items: Sequence[Passage], settings: Settings, progress: Progress
+    subject: Subject, items: Sequence[Passage], stride: int, how: dict[str, Any]
 ) -> list[Row]:
     """Score running text; words and bytes are those of the file's own form."""
     scored = rolling_logprobs(
         subject.model,
         subject.tokenizer,
         [item.text for item in items],
-        stride=settings.stride,
-        progress=progress,
-        **settings.scoring,
+        stride=stride,
+        before=[item.before for item in items],
+        **how,
     )
     return [
         {
@@ -135,15 +156,20 @@ def passage_rows(
 
 
 def choice_rows(
-    subject: Subject, items: Sequence[Choice], settings: Settings, progress: Progress, *, mean: bool
+    subject: Subject,
+    items: Sequence[Choice],
+    settings: Settings,
+    how: dict[str, Any],
+    *,
+    mean: bool,
 ) -> list[Row]:
     """Pick the candidate with the highest log-probability, in sum or per token."""
     scored = choice_logprobs(
         subject.model,
         subject.tokenizer,
         [item.candidates for item in items],
-        progress=progress,
-        **settings.scoring,
+        cut_alike=settings.convention == "paper",
+        **how,
     )
     rows = []
     for item, scores in zip(items, scored, strict=True):
@@ -155,7 +181,7 @@ def choice_rows(
                 "tokens": [s.tokens for s in scores],
                 "prediction": values.index(max(values)),
                 "reference": item.label,
-                "dropped": scores[0].dropped,
+                "dropped": max(s.dropped for s in scores),
             }
         )
     return rows
@@ -168,7 +194,11 @@ def generation_settings(task: Task, positions: int) -> dict[str, Any]:
 
 
 def generation_rows(
-    subject: Subject, task: Task, items: Sequence[Prompt], settings: Settings, progress: Progress
+    subject: Subject,
+    task: Task,
+    items: Sequence[Prompt],
+    settings: Settings,
+    how: dict[str, Any],
 ) -> list[Row]:
     """Continue the prompts and cut the answers out; prompts too long lose their beginning."""
     ways = generation_settings(task, subject.positions)
@@ -185,8 +215,7 @@ def generation_rows(
         [prompt[-room:] for prompt in prompts],
         config,
         stop_at_line_end=ways.get("stop_at_line_end", False),
-        precision=settings.precision,
-        progress=progress,
+        **{name: how[name] for name in ("precision", "remember", "progress")},
     )
     rows: list[Row] = []
     for item, prompt, ids in zip(items, prompts, continued, strict=True):
@@ -202,7 +231,7 @@ def generation_rows(
         )
     if ways.get("confidence"):
         spans = answer_spans(subject.tokenizer, [p[-room:] for p in prompts], continued)
-        scored = score_groups(subject.model, spans, **settings.scoring)
+        scored = score_groups(subject.model, spans, **how)
         for row, (score,) in zip(rows, scored, strict=True):
             row["logprob"] = score.logprob
     return rows

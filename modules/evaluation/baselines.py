@@ -2,7 +2,8 @@
 
 Majority class, and logistic regression on TF-IDF of word 1-2-grams of the joined text. Multiple
 choice ranks the answers by what text and answer share: the product of their TF-IDF vectors, and its
-sum, their cosine (a joined text cannot tell which words are shared).
+sum, their cosine (a joined text cannot tell which words are shared). Where the label is a score,
+the mean stands for the majority, whose correlation is 0, and ridge regression for logistic.
 """
 
 from collections import Counter
@@ -10,29 +11,41 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from modules.evaluation.metrics import accuracy, interval
-from modules.task import Example, Score, Task, load_rows
+from modules.evaluation.metrics import interval
+from modules.task import Example, Score, Task, load_split
 
 
-def majority(task: Task, data: Path, split: str = "test") -> Score:
-    """Score the training split's most frequent label on a split."""
-    train, test = load_examples(task, data, "train"), load_examples(task, data, split)
-    counts = Counter(int(example.label) for example in train)
-    label = min(counts, key=lambda label: (-counts[label], label))
-    return accuracy_score(task, [label] * len(test), test, split, {"baseline": "majority"})
+def majority(task: Task, data: Path, split: str = "", metric: str = "") -> Score:
+    """Score the training split's most frequent label on a split; none: the task's headlines."""
+    train = load_examples(task, data, "train")
+    test = load_examples(task, data, split or task.scored[0])
+    guess = most_frequent(train) if task.scale is None else mean_label(train)
+    return score_of(task, [guess] * len(test), test, split, metric, {"baseline": "majority"})
 
 
-def tfidf(task: Task, data: Path, split: str = "test") -> Score:
+def most_frequent(examples: Sequence[Example]) -> float:
+    """Return the most frequent label, the lowest of several."""
+    counts = Counter(example.label for example in examples)
+    return min(counts, key=lambda label: (-counts[label], label))
+
+
+def mean_label(examples: Sequence[Example]) -> float:
+    """Return the mean score."""
+    return sum(example.label for example in examples) / len(examples)
+
+
+def tfidf(task: Task, data: Path, split: str = "", metric: str = "") -> Score:
     """Score TF-IDF and logistic regression, fitted on the training split, on a split."""
-    train, test = load_examples(task, data, "train"), load_examples(task, data, split)
+    train = load_examples(task, data, "train")
+    test = load_examples(task, data, split or task.scored[0])
     if task.format == "multiple_choice":
-        predictions = rank_answers(train, test)
+        predictions: list[float] = [*rank_answers(train, test)]
     else:
-        model = fit([joined(example, 0) for example in train], [int(e.label) for e in train])
-        found = model.predict([joined(example, 0) for example in test])
-        predictions = [int(label) for label in found]
-    protocol = {"baseline": "tfidf logistic regression", "train": len(train)}
-    return accuracy_score(task, predictions, test, split, protocol)
+        model = regression(task).fit([joined(e, 0) for e in train], [e.label for e in train])
+        predictions = model.predict([joined(example, 0) for example in test]).tolist()
+    kind = "logistic" if task.scale is None else "ridge"
+    protocol = {"baseline": f"tfidf {kind} regression", "train": len(train)}
+    return score_of(task, predictions, test, split, metric, protocol)
 
 
 def rank_answers(train: Sequence[Example], test: Sequence[Example]) -> list[int]:
@@ -68,12 +81,13 @@ def word_vectors() -> Any:
     return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
 
 
-def fit(texts: Sequence[str], labels: Sequence[int]) -> Any:
-    """Fit the pipeline; deterministic (lbfgs)."""
-    from sklearn.linear_model import LogisticRegression
+def regression(task: Task) -> Any:
+    """Return the pipeline to fit; deterministic (lbfgs; ridge in closed form)."""
+    from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline
 
-    return make_pipeline(word_vectors(), LogisticRegression(max_iter=1000)).fit(texts, labels)
+    model = LogisticRegression(max_iter=1000) if task.scale is None else Ridge()
+    return make_pipeline(word_vectors(), model)
 
 
 def joined(example: Example, sequence: int) -> str:
@@ -85,23 +99,28 @@ def load_examples(task: Task, data: Path, split: str) -> list[Example]:
     """Return a split's examples.
 
     Raises:
-        ValueError: the task is not one to be fine-tuned.
+        ValueError: the task is not one to be fine-tuned, or the split's labels are withheld.
     """
     if "train" not in task.splits:
         raise ValueError(f"task {task.name} ({task.format}) has no training split to learn from")
-    examples: list[Example] = task.items(load_rows(task, data, split))
+    found = load_split(task, data, split)
+    if not found.labelled:
+        raise ValueError(f"task {task.name}: the labels of {split} are withheld: no score of it")
+    examples: list[Example] = task.items(found.rows)
     return examples
 
 
-def accuracy_score(
+def score_of(
     task: Task,
-    predictions: Sequence[float],
+    predictions: list[float],
     test: Sequence[Example],
     split: str,
+    metric: str,
     protocol: dict[str, Any],
 ) -> Score:
-    """Return the accuracy with its interval."""
-    labels = [example.label for example in test]
-    low, high = interval(accuracy, predictions, labels)
-    value = accuracy(predictions, labels)
-    return Score(task.name, "accuracy", value, len(test), low, high, split, task.version, protocol)
+    """Return one metric of the task with its interval."""
+    split, metric = split or task.scored[0], metric or next(iter(task.metrics))
+    measure, labels = task.metrics[metric], [example.label for example in test]
+    value = measure(predictions, labels)
+    low, high = interval(measure, predictions, labels)
+    return Score(task.name, metric, value, len(test), low, high, split, task.version, protocol)

@@ -6,15 +6,17 @@ stop word is refused as a word, not as the first piece of a longer one (" the" o
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from modules.evaluation.config import Precision
-from modules.evaluation.score import autocast, batches, pad, token_logprobs
-from modules.evaluation.spans import encode_pair
+from modules.evaluation.journal import Remember, afresh
+from modules.evaluation.reading import batches, pad
+from modules.evaluation.score import answers, autocast, score_groups
+from modules.evaluation.spans import Span, encode_pair, pair_spans
 from modules.files import Progress, silent
 from modules.model.base import Decoder
 from modules.task import Cloze
@@ -46,84 +48,87 @@ def cloze_rows(
     tokenizer: Tokenizer,
     items: Sequence[Cloze],
     *,
+    filtered: bool = True,
     batch_tokens: int,
     precision: Precision,
+    remember: Remember = afresh,
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
     """Return one row per passage: the last word's negative log-likelihood, and what was right.
 
-    Contexts too long for the model lose their beginning.
+    Contexts too long for the model lose their beginning. Not `filtered`: without the stop-word
+    filter's way, and no more cut off than the word needs (lm-evaluation-harness).
     """
     pairs = [encode_pair(tokenizer, item.context, item.target) for item in items]
-    rows: dict[int, dict[str, Any]] = {}
-    for batch in batches(range(len(items)), lambda i: len(pairs[i][0]), batch_tokens):
-        found = read_batch(model, tokenizer, [pairs[i] for i in batch], precision)
-        for i, row in zip(batch, found, strict=True):
-            word = items[i].target.strip()
-            same = row["filtered_word"].lower() == word.lower()
-            right = {"accuracy_stop_word_filter": float(same), "target": word, "units": 1}
-            rows[i] = {"id": items[i].id, **right, **row}
-        progress(len(rows), len(items), "last words")
-    return [rows[i] for i in range(len(items))]
+    positions = model.config.n_positions
+    how: dict[str, Any] = {"batch_tokens": batch_tokens, "precision": precision}
+    if not filtered:
+        groups = [pair_spans([pair], positions) for pair in pairs]
+        scored = score_groups(model, groups, remember=remember, progress=progress, **how)
+        return [
+            word_row(item, group[0], score.logprob, score.greedy)
+            for item, group, (score,) in zip(items, groups, scored, strict=True)
+        ]
+    spans = [word_span(context, target, positions) for context, target in pairs]
+    lengths = [span.read for span in spans]
+    found: dict[int, dict[str, Any]] = {}
+    for number, batch in enumerate(batches(range(len(items)), lengths, batch_tokens)):
+        chosen = [spans[i] for i in batch]
+        ask = partial(read_words, model, tokenizer, chosen, precision)
+        answered = remember(f"words/{number}", ask)
+        for i, (logprobs, greedy, word) in zip(batch, answered, strict=True):
+            found[i] = word_row(items[i], spans[i], sum(logprobs), greedy)
+            right = word.lower() == items[i].target.strip().lower()
+            found[i] |= {"filtered_word": word, "accuracy_stop_word_filter": float(right)}
+        progress(len(found), len(items), "last words")
+    return [found[i] for i in range(len(items))]
+
+
+def word_span(context: list[int], target: list[int], positions: int) -> Span:
+    """Return the span of a last word; its context leaves room for the words that are tried."""
+    drop = max(0, len(context) + max(PIECES, len(target)) - positions)
+    return Span(context[drop:] + target, len(target), drop)
+
+
+def word_row(item: Cloze, span: Span, logprob: float, greedy: Sequence[bool]) -> dict[str, Any]:
+    """Return what the metrics need of one passage."""
+    return {
+        "id": item.id,
+        "nll": -logprob,
+        "accuracy": float(all(greedy)),
+        "accuracy_last_token": float(greedy[-1]),
+        "target": item.target.strip(),
+        "units": 1,
+        "dropped": span.dropped,
+    }
 
 
 @torch.no_grad()
-def read_batch(
-    model: Any,
-    tokenizer: Tokenizer,
-    pairs: Sequence[tuple[list[int], list[int]]],
-    precision: Precision,
-) -> list[dict[str, Any]]:
-    """Read contexts once, then the last words after them, in three ways."""
-    targets = [target for _, target in pairs]
-    room = model.config.n_positions - max(PIECES, *(len(target) for target in targets))
-    contexts = [context[-room:] for context, _ in pairs]
-    lengths = [len(context) for context in contexts]
+def read_words(
+    model: Any, tokenizer: Tokenizer, spans: Sequence[Span], precision: Precision
+) -> list[tuple[list[float], list[bool], str]]:
+    """Read passages once; return their last word's answers and the best word that may stand there.
+
+    The memory keeps the contexts only: what is tried after them is written over.
+    """
+    lengths = [span.start + 1 for span in spans]
     with autocast(model, precision):
-        memory = model.new_cache(len(pairs), max(lengths) + model.config.n_positions - room)
-        hidden = model(pad(contexts, model.device), memory, lengths)  # (B, T, C)
-        last = at_ends(hidden, lengths)  # (B, C)
-        scores = target_scores(model, memory, last, targets)
+        room = max(lengths) + max(PIECES, *(span.scored for span in spans))
+        memory = model.new_cache(len(spans), min(room, model.config.n_positions))
+        tokens = pad([span.tokens[:-1] for span in spans], model.device)
+        hidden = model(tokens, memory, lengths)  # (B, T, C)
+        if not model.branching:  # recurrent: its features end where the contexts end
+            hidden = model(tokens)
+        width = hidden.shape[1]
+        at = [
+            [b * width + column for column in range(span.start, span.read)]
+            for b, span in enumerate(spans)
+        ]
+        flat = hidden.flatten(0, 1)  # (B * T, C)
+        scores = answers(model, flat, at, [span.tokens[-span.scored :] for span in spans])
+        last = flat[torch.tensor([places[0] for places in at], device=flat.device)]  # (B, C)
         words = filtered_words(model, tokenizer, memory, last)
-    return [
-        {
-            "nll": -sum(logprobs),
-            "accuracy": float(all(greedy)),
-            "accuracy_last_token": float(greedy[-1]),
-            "filtered_word": word,
-            "dropped": len(context) - length,
-        }
-        for (logprobs, greedy), word, (context, _), length in zip(
-            scores, words, pairs, lengths, strict=True
-        )
-    ]
-
-
-def at_ends(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Return the features (B, C) of each row's last real position."""
-    ends = torch.tensor(lengths, device=hidden.device) - 1
-    return hidden[torch.arange(len(lengths), device=hidden.device), ends]
-
-
-def target_scores(
-    model: Any, memory: Any, last: Tensor, targets: Sequence[list[int]]
-) -> list[tuple[list[float], list[bool]]]:
-    """Return each target token's log-probability and whether it is the most probable one."""
-    rows = [last[:, None]]  # the features that predict the first token
-    inputs = [target[:-1] for target in targets]
-    if longest := max(map(len, inputs)):
-        own = memory.take(list(range(len(targets))))
-        rows.append(model(pad(inputs, model.device), own, [longest] * len(inputs)))
-    hidden = torch.cat(rows, 1)  # (B, 1 + P, C)
-    at = [(b, k) for b, target in enumerate(targets) for k in range(len(target))]
-    b, k = torch.tensor(at, device=hidden.device).unbind(1)
-    ids = torch.tensor([token for target in targets for token in target], device=hidden.device)
-    logprobs, greedy = token_logprobs(model, hidden[b, k], ids)
-    out, start = [], 0
-    for target in targets:
-        part = slice(start, start := start + len(target))
-        out.append((logprobs[part], greedy[part]))
-    return out
+    return [(*answer, word) for answer, word in zip(scores, words, strict=True)]
 
 
 def filtered_words(model: Any, tokenizer: Tokenizer, memory: Any, last: Tensor) -> list[str]:
@@ -132,11 +137,15 @@ def filtered_words(model: Any, tokenizer: Tokenizer, memory: Any, last: Tensor) 
     tries = model.logits(last).float().topk(count).indices.tolist()  # (B, count), best first
     words = [""] * len(tries)
     pieces = [[row.pop(0)] for row in tries]
-    active = list(range(len(tries)))
+    held = active = list(range(len(tries)))  # rows in the memory, and those without a word yet
     while active:
-        following = next_tokens(model, memory, active, [pieces[i] for i in active])
+        if 2 * len(active) <= len(held):
+            memory, held = memory.take([held.index(i) for i in active]), active
+        following = next_tokens(model, memory, [pieces[i] for i in held])
         unfinished = []
-        for i, token in zip(active, following, strict=True):
+        for i, token in zip(held, following, strict=True):
+            if i not in active:
+                continue
             if continues(tokenizer, token) and len(pieces[i]) < PIECES:
                 pieces[i].append(token)
                 unfinished.append(i)
@@ -149,12 +158,13 @@ def filtered_words(model: Any, tokenizer: Tokenizer, memory: Any, last: Tensor) 
     return words
 
 
-def next_tokens(model: Any, memory: Any, rows: list[int], pieces: Sequence[list[int]]) -> list[int]:
+def next_tokens(model: Any, memory: Any, pieces: Sequence[list[int]]) -> list[int]:
     """Return the most probable token after each row's context and pieces."""
     lengths = [len(piece) for piece in pieces]
-    hidden = model(pad(pieces, model.device), memory.take(rows), lengths)  # (B, P, C)
-    best = model.logits(at_ends(hidden, lengths)).float().argmax(-1)
-    return [int(i) for i in best]
+    hidden = model(pad(pieces, model.device), memory.peek(), lengths)  # (B, P, C)
+    ends = torch.tensor(lengths, device=hidden.device) - 1
+    last = hidden[torch.arange(len(lengths), device=hidden.device), ends]  # (B, C)
+    return [int(i) for i in model.logits(last).float().argmax(-1)]
 
 
 def continues(tokenizer: Tokenizer, token: int) -> bool:

@@ -93,10 +93,6 @@ def per_item(values: Sequence[float]) -> Array:
 mean = SumMetric(lambda predictions, _: per_item(predictions), ratio)
 """Mean of the predictions, which are numbers already; references are not looked at."""
 
-accuracy = SumMetric(
-    lambda p, r: per_item([float(a == b) for a, b in zip(p, r, strict=True)]), ratio
-)
-
 
 def binary_counts(predictions: Sequence[int], references: Sequence[int]) -> Array:
     """Return (true positive, false positive, false negative) per item, class 1 being positive."""
@@ -144,7 +140,7 @@ def pearson_of_moments(sums: Array) -> Array:
     """Return Pearson's correlation, 0 where one side is constant."""
     n, x, y, xx, yy, xy = sums.T
     spread = np.maximum(xx - x * x / n, 0) * np.maximum(yy - y * y / n, 0)
-    return safe_ratio(xy - x * y / n, np.sqrt(spread))
+    return safe_ratio(xy - x * y / n, np.sqrt(spread)).clip(-1, 1)  # 1 + 2e-16 is rounding
 
 
 pearson = SumMetric(moments, pearson_of_moments)
@@ -152,7 +148,7 @@ pearson = SumMetric(moments, pearson_of_moments)
 
 
 def spearman(predictions: Sequence[float], references: Sequence[float]) -> float:
-    """Return Spearman's rank correlation (ties get their mean rank)."""
+    """Return Spearman's rank correlation (ties get their mean rank), 0 where a side is constant."""
     return pearson(mean_ranks(predictions), mean_ranks(references))
 
 

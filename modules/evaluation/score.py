@@ -1,29 +1,32 @@
 """The three ways to ask a model: how likely is this continuation, how likely is this text, go on.
 
 Texts are cut into spans: tokens of which the last few are scored, given those before. Spans are
-batched by length, logits are made at scored positions only, and candidates that share a long
-context read it once, through the model's cache. None of that changes a number by more than
-rounding. B rows, T positions, C features, V vocabulary, N scored positions.
+batched by length, logits are made at scored positions only, and candidates read what they have in
+common once (modules/evaluation/reading.py). None of that changes a number by more than rounding.
+B rows, T positions, C features, V vocabulary, N scored positions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from modules.evaluation.config import Precision
+from modules.evaluation.journal import Remember, afresh
+from modules.evaluation.reading import Reading, plan, read
 from modules.evaluation.spans import Span, encode_pair, pair_spans, rolling_spans
 from modules.files import Progress, silent
 from modules.model.base import Decoder, wide
 from modules.model.generate import GenerationConfig, generate
 from modules.tokenizer import Tokenizer
 
-LOGITS = 2**24  # logits held at once: 64 MB in float32
-SHARE = 128  # saved positions from which one more pass for a shared context pays
+LOGITS = {"cpu": 2**23}  # logits held at once: 32 MB, which malloc keeps, so no page is new
+MORE_LOGITS = 2**27  # on other devices: 512 MB
+BATCH_TOKENS = 1024  # of a CPU
 
 
 @dataclass(frozen=True)
@@ -45,20 +48,29 @@ def choice_logprobs(
     tokenizer: Tokenizer,
     groups: Sequence[Sequence[tuple[str, str]]],
     *,
-    batch_tokens: int = 8192,
+    cut_alike: bool = True,
+    batch_tokens: int = BATCH_TOKENS,
     precision: Precision = "float32",
+    remember: Remember = afresh,
     progress: Progress = silent,
 ) -> list[list[SpanScore]]:
     """Return log P(continuation | context) of each pair; a group is the candidates of one item.
 
-    Contexts too long for the model lose their beginning, all of a group the same number of tokens.
+    Contexts too long for the model lose their beginning, all of a group the same number of tokens;
+    not `cut_alike`: each as many as it must (lm-evaluation-harness).
     """
+    positions = model.config.n_positions
     spans = [
-        pair_spans([encode_pair(tokenizer, *pair) for pair in group], model.config.n_positions)
+        pair_spans([encode_pair(tokenizer, *pair) for pair in group], positions, alike=cut_alike)
         for group in groups
     ]
     return score_groups(
-        model, spans, batch_tokens=batch_tokens, precision=precision, progress=progress
+        model,
+        spans,
+        batch_tokens=batch_tokens,
+        precision=precision,
+        remember=remember,
+        progress=progress,
     )
 
 
@@ -68,21 +80,24 @@ def rolling_logprobs(
     texts: Sequence[str],
     *,
     stride: int,
-    batch_tokens: int = 8192,
+    before: Sequence[str] = (),
+    batch_tokens: int = BATCH_TOKENS,
     precision: Precision = "float32",
+    remember: Remember = afresh,
     progress: Progress = silent,
 ) -> list[tuple[float, int]]:
-    """Return (log P in nats, tokens) of each whole text."""
+    """Return (log P in nats, tokens) of each whole text, given what stands before it."""
     positions = model.config.n_positions
-    windows = [
-        rolling_spans(tokenizer.encode(text), tokenizer.eot, positions, stride) for text in texts
+    contexts = [tokenizer.encode(text) if text else [] for text in before] or [[]] * len(texts)
+    groups = [
+        rolling_spans(tokenizer.encode(text), tokenizer.eot, positions, stride, context)
+        for text, context in zip(texts, contexts, strict=True)
     ]
-    flat = [[span] for spans in windows for span in spans]
-    scored = iter(
-        score_groups(model, flat, batch_tokens=batch_tokens, precision=precision, progress=progress)
-    )
+    flat = [[span] for spans in groups for span in spans]
+    how: dict[str, Any] = {"batch_tokens": batch_tokens, "precision": precision}
+    scored = iter(score_groups(model, flat, remember=remember, progress=progress, **how))
     totals = []
-    for spans in windows:
+    for spans in groups:
         parts = [next(scored)[0] for _ in spans]
         totals.append((sum(p.logprob for p in parts), sum(p.tokens for p in parts)))
     return totals
@@ -96,19 +111,25 @@ def generate_texts(
     *,
     stop_at_line_end: bool = False,
     precision: Precision = "float32",
+    remember: Remember = afresh,
     progress: Progress = silent,
 ) -> list[list[int]]:
     """Continue each prompt; with `stop_at_line_end` a token with a line end in it is the last."""
     stop = line_end_tokens(tokenizer) if stop_at_line_end else None
-    found: list[list[int]] = []
-    step = 8 * config.batch_size  # generate() sorts by length within a call
-    for start in range(0, len(prompts), step):
-        keys = range(start, min(start + step, len(prompts)))
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))  # like lengths together
+    found: dict[int, list[int]] = {}
+
+    def go_on(keys: list[int]) -> list[list[int]]:
         with autocast(model, precision):
             part = [prompts[i] for i in keys]
-            found += generate(model, part, config, stop, tokenizer.eot, keys)
+            return generate(model, part, config, stop, tokenizer.eot, keys)
+
+    for start in range(0, len(order), config.batch_size):
+        keys = order[start : start + config.batch_size]
+        continued = remember(f"texts/{start}", partial(go_on, keys))
+        found |= zip(keys, continued, strict=True)
         progress(len(found), len(prompts), "continued")
-    return found
+    return [found[i] for i in range(len(prompts))]
 
 
 def line_end_tokens(tokenizer: Tokenizer) -> list[list[int]]:
@@ -129,139 +150,79 @@ def score_groups(
     model: Decoder,
     groups: Sequence[Sequence[Span]],
     *,
-    batch_tokens: int = 8192,
+    batch_tokens: int = BATCH_TOKENS,
     precision: Precision = "float32",
+    remember: Remember = afresh,
     progress: Progress = silent,
 ) -> list[list[SpanScore]]:
     """Score spans; those of a group read their common beginning once where that pays."""
-    out: list[list[SpanScore | None]] = [[None] * len(group) for group in groups]
-    total, done = sum(len(group) for group in groups), 0
-    shared = {i: n for i, group in enumerate(groups) if (n := shared_length(group))}
-    single = [
-        (i, k) for i, group in enumerate(groups) if i not in shared for k in range(len(group))
-    ]
+    flat = [span for group in groups for span in group]
+    scores: dict[int, SpanScore] = {}
     was_training = model.training
     model.eval()
     with autocast(model, precision):
-        for keys in batches(single, lambda key: groups[key[0]][key[1]].read, batch_tokens):
-            spans = [groups[i][k] for i, k in keys]
-            for (i, k), score in zip(keys, score_batch(model, spans), strict=True):
-                out[i][k] = score
-            progress(done := done + len(keys), total, "scored")
-        for chosen in shared_batches(groups, shared, batch_tokens, model.config.n_positions):
-            scores = iter(
-                score_shared(model, [groups[i] for i in chosen], [shared[i] for i in chosen])
-            )
-            for i in chosen:
-                out[i] = [next(scores) for _ in groups[i]]
-            progress(done := done + sum(len(groups[i]) for i in chosen), total, "scored")
+        for number, rows in enumerate(plan(groups, model, batch_tokens)):
+            found = remember(f"spans/{number}", partial(score_rows, model, rows))
+            numbers = [i for row in rows for i in row.numbers]
+            for i, (logprobs, greedy) in zip(numbers, found, strict=True):
+                scores[i] = SpanScore(sum(logprobs), tuple(greedy), flat[i].dropped)
+            progress(len(scores), len(flat), "scored")
     model.train(was_training)
-    return [[score for score in group if score is not None] for group in out]
+    in_order = iter(range(len(flat)))
+    return [[scores[next(in_order)] for _ in group] for group in groups]
 
 
-def shared_length(group: Sequence[Span]) -> int:
-    """Return how many first tokens of a group are worth reading once (0: none)."""
-    limit = min(span.start for span in group)
-    first, *others = [span.tokens for span in group]
-    n = next(
-        (i for i in range(limit) if any(tokens[i] != first[i] for tokens in others)), max(limit, 0)
-    )
-    return n if n * (len(group) - 1) >= SHARE else 0
+Answer = tuple[list[float], list[bool]]
+"""Each scored token's log-probability, and whether it is the most probable one."""
 
 
-def batches(keys: Sequence[Any], length: Any, batch_tokens: int) -> Iterator[list[Any]]:
-    """Yield keys of like length together, longest first, at most batch_tokens with padding."""
-    batch: list[Any] = []
-    for key in sorted(keys, key=lambda key: -length(key)):
-        if batch and (len(batch) + 1) * length(batch[0]) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(key)
-    if batch:
-        yield batch
-
-
-def shared_batches(
-    groups: Sequence[Sequence[Span]], shared: dict[int, int], batch_tokens: int, positions: int
-) -> Iterator[list[int]]:
-    """Yield groups to read together; prefix and rest, both padded, stay within the positions."""
-    rest = {i: max(span.read for span in groups[i]) - n for i, n in shared.items()}
-    batch: list[int] = []
-    for i in sorted(shared, key=lambda i: (-rest[i], -shared[i])):
-        trial = [*batch, i]
-        prefix, longest = max(shared[j] for j in trial), rest[trial[0]]
-        padded = len(trial) * prefix + sum(len(groups[j]) for j in trial) * longest
-        if batch and (prefix + longest > positions or padded > batch_tokens):
-            yield batch
-            trial = [i]
-        batch = trial
-    if batch:
-        yield batch
-
-
-def score_batch(model: Decoder, spans: Sequence[Span]) -> list[SpanScore]:
-    """Score spans in one pass."""
-    tokens = pad([span.tokens[:-1] for span in spans], model.device)
-    return read_scores(model, model(tokens), spans, [0] * len(spans))
-
-
-def score_shared(
-    model: Any, groups: Sequence[Sequence[Span]], shared: Sequence[int]
-) -> list[SpanScore]:
-    """Read each group's first tokens once, then the rest of each of its spans."""
-    spans = [span for group in groups for span in group]
-    owner = [g for g, group in enumerate(groups) for _ in group]
-    rests = [span.tokens[shared[g] : -1] for span, g in zip(spans, owner, strict=True)]
-    cache = model.new_cache(len(groups), max(shared) + max(map(len, rests)))
-    first = pad(
-        [group[0].tokens[:n] for group, n in zip(groups, shared, strict=True)], model.device
-    )
-    model(first, cache, list(shared))
-    rows = cache.take(owner)
-    hidden = model(pad(rests, model.device), rows, [len(rest) for rest in rests])  # (B, T, C)
-    return read_scores(model, hidden, spans, [shared[g] for g in owner])
-
-
-def pad(rows: Sequence[list[int]], device: torch.device) -> Tensor:
-    """Stack rows, padded on the right (causal attention never looks there)."""
-    longest = max(map(len, rows))
-    return torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
-
-
-def read_scores(
-    model: Decoder, hidden: Tensor, spans: Sequence[Span], offsets: Sequence[int]
-) -> list[SpanScore]:
-    """Turn features (B, T, C) into scores; row b's position 0 is its token offsets[b]."""
+def score_rows(model: Decoder, rows: Sequence[Reading]) -> list[Answer]:
+    """Score the spans of some rows in one pass, row by row."""
+    hidden = read(model, rows)  # (B, T, C)
     width = hidden.shape[1]
     at = [
-        b * width + position - offset
-        for b, (span, offset) in enumerate(zip(spans, offsets, strict=True))
-        for position in range(span.start, span.read)
+        [b * width + column for column in row.columns(which)]
+        for b, row in enumerate(rows)
+        for which in range(len(row.spans))
     ]
-    targets = [token for span in spans for token in span.tokens[-span.scored :]]
-    rows = hidden.flatten(0, 1).index_select(0, torch.tensor(at, device=hidden.device))  # (N, C)
-    logprobs, greedy = token_logprobs(model, rows, torch.tensor(targets, device=hidden.device))
+    targets = [span.tokens[-span.scored :] for row in rows for span in row.spans]
+    return answers(model, hidden.flatten(0, 1), at, targets)
+
+
+def answers(
+    model: Decoder, hidden: Tensor, at: Sequence[list[int]], targets: Sequence[list[int]]
+) -> list[Answer]:
+    """Return what the features (N, C) at these places say of each list of targets."""
+    flat = torch.tensor([place for places in at for place in places])
+    places, which = flat.unique(return_inverse=True)  # branches share the place before them
+    wanted = torch.tensor([token for tokens in targets for token in tokens])
+    logprobs, greedy = token_logprobs(model, hidden[places.to(hidden.device)], which, wanted)
     out, start = [], 0
-    for span in spans:
-        part = slice(start, start + span.scored)
-        out.append(SpanScore(sum(logprobs[part]), tuple(greedy[part]), span.dropped))
-        start += span.scored
+    for tokens in targets:
+        part = slice(start, start := start + len(tokens))
+        out.append((logprobs[part], greedy[part]))
     return out
 
 
-def token_logprobs(model: Decoder, rows: Tensor, targets: Tensor) -> tuple[list[float], list[bool]]:
-    """Return log P of each target and whether it is the most probable token, in chunks.
+def token_logprobs(
+    model: Decoder, hidden: Tensor, which: Tensor, targets: Tensor
+) -> tuple[list[float], list[bool]]:
+    """Return log P of each target (n,) after row `which` of hidden (N, C), and if it is the best.
 
-    Logits are float32 at least: GPT-2's are around -100, where bfloat16's steps are 0.5.
+    The logits of a chunk of rows at a time are held. They are float32 at least: GPT-2's are around
+    -100, where bfloat16's steps are 0.5.
     """
-    logprobs: list[float] = []
-    greedy: list[bool] = []
-    step = max(1, LOGITS // model.config.vocab_size)
-    with torch.autocast(rows.device.type, enabled=False):
-        for start in range(0, len(rows), step):
-            target = targets[start : start + step]  # (n,)
-            hidden = rows[start : start + step]
-            logits = model.logits(hidden.to(wide(hidden.dtype)))  # (n, V)
-            logprobs += (-F.cross_entropy(logits, target, reduction="none")).tolist()
-            greedy += (logits.gather(1, target[:, None])[:, 0] >= logits.amax(1)).tolist()
-    return logprobs, greedy
+    order = which.argsort(stable=True)
+    found: list[Tensor] = []
+    step = max(1, LOGITS.get(hidden.device.type, MORE_LOGITS) // model.config.vocab_size)
+    with torch.autocast(hidden.device.type, enabled=False):
+        for start in range(0, len(hidden), step):
+            logits = model.logits(hidden[start : start + step].to(wide(hidden.dtype)))  # (m, V)
+            mine = order[(which[order] >= start) & (which[order] < start + step)]
+            rows = (which[mine] - start).to(hidden.device)
+            chosen = logits[rows, targets[mine].to(hidden.device)]
+            best = logits.amax(1)  # (m,)
+            total = logits.sub_(best[:, None]).exp_().sum(1).log_() + best
+            found.append(torch.stack([chosen - total[rows], (chosen >= best[rows]).to(total)]))
+    logprobs, greedy = torch.cat(found, 1).cpu()[:, order.argsort()]
+    return logprobs.tolist(), greedy.bool().tolist()

@@ -51,32 +51,42 @@ def encode_pair(
     return context_ids, ids
 
 
-def pair_spans(pairs: Sequence[tuple[list[int], list[int]]], positions: int) -> list[Span]:
-    """Make the spans of one item's candidates: all of them lose the same tokens on the left.
+def pair_spans(
+    pairs: Sequence[tuple[list[int], list[int]]], positions: int, *, alike: bool = True
+) -> list[Span]:
+    """Make the spans of one item's candidates.
+
+    What is too long for the model loses tokens on the left: all candidates as many, so that they
+    are compared in one context; not `alike`: each its own number (lm-evaluation-harness).
 
     Raises:
         ValueError: a continuation does not fit the model's positions.
     """
-    drop = max(0, max(len(a) + len(b) for a, b in pairs) - 1 - positions)
-    for context, continuation in pairs:
+    over = [max(0, len(a) + len(b) - 1 - positions) for a, b in pairs]
+    drops = [max(over)] * len(pairs) if alike else over
+    for (context, continuation), drop in zip(pairs, drops, strict=True):
         if drop >= len(context):
             raise ValueError(
                 f"a continuation of {len(continuation)} tokens (context {len(context)}, "
                 f"{drop} over) does not fit the model's {positions} positions"
             )
-    return [Span((a + b)[drop:], len(b), drop) for a, b in pairs]
+    return [Span((a + b)[drop:], len(b), drop) for (a, b), drop in zip(pairs, drops, strict=True)]
 
 
-def rolling_spans(tokens: list[int], eot: int, positions: int, stride: int) -> list[Span]:
+def rolling_spans(
+    tokens: list[int], eot: int, positions: int, stride: int, before: Sequence[int] = ()
+) -> list[Span]:
     """Cut a text into windows so that every token is scored once, the first after end-of-text.
+
+    Tokens `before` it are context only.
 
     Windows advance by `stride` tokens and hold `positions` tokens of context where there are; with
     stride = positions they are the harness's disjoint windows.
     """
     assert 0 < stride <= positions, f"stride {stride} of {positions} positions"
-    text, spans, done = [eot, *tokens], [], 0
-    while done < len(tokens):
-        end = min(done + (stride if done else positions), len(tokens))
+    text, spans, done = [eot, *before, *tokens], [], len(before)
+    while done < len(text) - 1:
+        end = min(done + (stride if done else positions), len(text) - 1)
         spans.append(Span(text[max(0, end - positions) : end + 1], end - done))
         done = end
     return spans

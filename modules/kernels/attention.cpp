@@ -1,8 +1,10 @@
 // Causal attention, forward and back, for processors with AVX512-BF16: softmax(q k' / sqrt(D)) v.
 //
 // One head of one sequence at a time, 64 queries (or, on the way back, 64 keys) in a block, so that
-// scores live in the second-level cache and the upper triangle is never computed. qkv is (B, T, 3,
-// H, D), o (B, T, H, D), lse (B, H, T) the base-2 logarithm of each query's softmax denominator.
+// scores live in the second-level cache and the upper triangle is never computed. Rows of any length
+// lie one after another: qkv is (N, 3, H, D), o (N, H, D), lse (H, N) the base-2 logarithm of each
+// query's softmax denominator. A row may be a prefix and branches that go on from it, each blind to
+// the others: `branch` says for each position where in its row its own branch starts.
 #include "gemm.h"
 
 namespace {
@@ -25,20 +27,28 @@ auto into(float* c, long ld) {
 }
 
 struct Shape {
-  long t, heads, d;
+  long t, heads, d, prefix;
+  const int64_t* branch;  // null: no branches
   long row() const { return 3 * heads * d; }
   long out() const { return heads * d; }
+  long own(long i) const { return branch ? branch[i] : 0; }
 };
 
-// Scores of row r (queries) against `seen` keys become probabilities times their sum.
-float soften(const float* scores, bf16* p, long seen, long end, float scale, float* lse) {
+// The lanes from key j on that a query sees: up to its own, not the branches before its own.
+__mmask16 visible(long j, long seen, long prefix, long own) {
+  return first(seen - j) & ~(first(own - j) & ~first(prefix - j));
+}
+
+// Scores of query i against the keys before `end` become probabilities times their sum.
+float soften(const float* scores, bf16* p, long i, Shape s, long end, float scale, float* lse) {
+  long seen = i + 1, own = s.own(i);
   __m512 most = set(-1e30f), sum = set(0);
   for (long j = 0; j < seen; j += 16)
-    most = _mm512_max_ps(most, _mm512_mask_mov_ps(set(-1e30f), first(seen - j), load(scores + j)));
+    most = _mm512_mask_max_ps(most, visible(j, seen, s.prefix, own), most, load(scores + j));
   float top = _mm512_reduce_max_ps(most) * scale;
   for (long j = 0; j < end; j += 16) {
     __m512 e = exp2(_mm512_fmsub_ps(load(scores + j), set(scale), set(top)));
-    e = _mm512_maskz_mov_ps(first(seen - j), e);
+    e = _mm512_maskz_mov_ps(visible(j, seen, s.prefix, own), e);
     sum = _mm512_add_ps(sum, e);
     store(p + j, e);
   }
@@ -60,7 +70,7 @@ void forward(const bf16* q, bf16* o, float* lse, Shape s) {
     float inverse[BLOCK];
     rows_by_panels(q + i * s.row(), s.row(), 0, m, keys, end / PANEL, s.d / 2, into(scores, full));
     for (long r = 0; r < m; r++)
-      inverse[r] = soften(scores + r * full, p + r * full, i + r + 1, end, LOG2E / std::sqrt((float)s.d), lse + i + r);
+      inverse[r] = soften(scores + r * full, p + r * full, i + r, s, end, LOG2E / std::sqrt((float)s.d), lse + i + r);
     for (long j = 0; j < s.d; j += PANEL)
       rows_by_panels(p, full, 0, m, values + j / PANEL * value, 1, end / 2, into(sums + j, wide));
     for (long r = 0; r < m; r++)
@@ -69,14 +79,15 @@ void forward(const bf16* q, bf16* o, float* lse, Shape s) {
   }
 }
 
-// One block of m keys from i on, in transposed scores: p = probabilities, ds = gradient of scores.
+// One block of m keys, in transposed scores: p = probabilities, ds = gradient of scores. `until` is
+// the first query (counted from the block's start) that is blind to a key again.
 void transposed(const float* scores, const float* dp, const float* lse, const float* delta, bf16* p,
-                bf16* ds, long m, long n, float root) {
+                bf16* ds, const long* until, long m, long n, float root) {
   for (long r = 0; r < m; r++)
     for (long j = 0; j < n; j += 16) {
       long at = r * n + j;
       __m512 e = exp2(_mm512_fmsub_ps(load(scores + at), set(LOG2E * root), load(lse + j)));
-      e = _mm512_maskz_mov_ps(j >= r ? 0xffff : ~first(r - j), e);  // a query sees no later key
+      e = _mm512_maskz_mov_ps(first(until[r] - j) & ~first(r - j), e);  // a query sees no later key
       store(p + at, e);
       __m512 g = _mm512_mul_ps(set(root), _mm512_sub_ps(load(dp + at), load(delta + j)));
       store(ds + at, _mm512_mul_ps(e, g));
@@ -87,6 +98,12 @@ void transposed(const float* scores, const float* dp, const float* lse, const fl
 void put(const float* sums, long wide, bf16* to, long ld, long m, long d) {
   for (long r = 0; r < m; r++)
     for (long j = 0; j < d; j += 16) store(to + r * ld + j, load(sums + r * wide + j), first(d - j));
+}
+
+// From key i on: the first query after it that sees it no more.
+void ends_of(Shape s, long* until) {
+  for (long i = s.t - 1; i >= 0; i--)
+    until[i] = i < s.prefix || i + 1 == s.t ? s.t : s.own(i + 1) > i ? i + 1 : until[i + 1];
 }
 
 void backward(const bf16* q, const bf16* o, const bf16* dout, const float* lse, bf16* dq, Shape s) {
@@ -117,12 +134,16 @@ void backward(const bf16* q, const bf16* o, const bf16* dout, const float* lse, 
     delta[t] = _mm512_reduce_add_ps(sum);
     scale[t] = t < s.t ? lse[t] : 1e30f;  // no probability past the end
   }
+  long *until = scratch<long>(9, s.t + BLOCK), *here = until + s.t;
+  ends_of(s, until);
   for (long i = 0; i < s.t; i += BLOCK) {
-    long m = std::min(BLOCK, s.t - i), n = full - i;
+    long m = std::min(BLOCK, s.t - i), n = 0;
+    for (long r = 0; r < m; r++) n = std::max(n, here[r] = until[i + r] - i);
+    n = up(n);
     long at = i / PANEL * column;
     rows_by_panels(k + i * s.row(), s.row(), 0, m, q_columns + at, n / PANEL, s.d / 2, into(scores, n));
     rows_by_panels(v + i * s.row(), s.row(), 0, m, g_columns + at, n / PANEL, s.d / 2, into(dp, n));
-    transposed(scores, dp, scale + i, delta + i, p, ds, m, n, root);
+    transposed(scores, dp, scale + i, delta + i, p, ds, here, m, n, root);
     pack_strips(ds, n, m, n, 0, n / STRIP, strips, nullptr);
     for (long j = 0; j < s.d; j += PANEL) {
       long panel = j / PANEL * row + i / 2 * PANEL;
@@ -143,21 +164,27 @@ void backward(const bf16* q, const bf16* o, const bf16* dout, const float* lse, 
 
 extern "C" {
 
-void attention(const bf16* qkv, bf16* o, float* lse, long b, long t, long heads, long d) {
-  Shape s{t, heads, d};
+// `starts` (rows + 1) are the rows' places among the n positions, `prefix` (rows) how many of a row's
+// first positions all of its branches see.
+void attention(const bf16* qkv, bf16* o, float* lse, const int64_t* starts, const int64_t* prefix,
+               const int64_t* branch, long rows, long n, long heads, long d) {
 #pragma omp parallel for schedule(dynamic)
-  for (long i = 0; i < b * heads; i++)
-    forward(qkv + i / heads * t * s.row() + i % heads * d, o + i / heads * t * s.out() + i % heads * d,
-            lse + i * t, s);
+  for (long i = 0; i < rows * heads; i++) {
+    long row = i / heads, head = i % heads, at = starts[row];
+    Shape s{starts[row + 1] - at, heads, d, prefix[row], branch ? branch + at : nullptr};
+    forward(qkv + at * s.row() + head * d, o + at * s.out() + head * d, lse + head * n + at, s);
+  }
 }
 
 void attention_back(const bf16* qkv, const bf16* o, const bf16* dout, const float* lse, bf16* dqkv,
-                    long b, long t, long heads, long d) {
-  Shape s{t, heads, d};
+                    const int64_t* starts, const int64_t* prefix, const int64_t* branch, long rows,
+                    long n, long heads, long d) {
 #pragma omp parallel for schedule(dynamic)
-  for (long i = 0; i < b * heads; i++) {
-    long in = i / heads * t * s.row() + i % heads * d, out = i / heads * t * s.out() + i % heads * d;
-    backward(qkv + in, o + out, dout + out, lse + i * t, dqkv + in, s);
+  for (long i = 0; i < rows * heads; i++) {
+    long row = i / heads, head = i % heads, at = starts[row];
+    Shape s{starts[row + 1] - at, heads, d, prefix[row], branch ? branch + at : nullptr};
+    long in = at * s.row() + head * d, out = at * s.out() + head * d;
+    backward(qkv + in, o + out, dout + out, lse + head * n + at, dqkv + in, s);
   }
 }
 

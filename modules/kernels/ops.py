@@ -3,7 +3,7 @@
 Each is one autograd node with a hand-written way back (GPT-2 paper, section 2.3). Activations are
 bfloat16, the residual stream, sums and weights float32. Nothing is kept that is cheap to make
 again: the norm's output and GELU's are recomputed where a product needs them.
-B rows, T positions, M = B T, C features, H heads, V vocabulary.
+B rows, T positions, M = B T, R rows of any length, C features, H heads, V vocabulary.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from modules.kernels.build import call, library
 
+Rows = tuple[Tensor, Tensor, Tensor]  # starts (R + 1,), prefix (R,), branch (B T,) or empty
 HELD = 2**25  # logits held at once, bfloat16: 64 MiB
 
 _in_place = False
@@ -53,10 +54,15 @@ def usable(x: Tensor) -> bool:
     )
 
 
-def attention_block(x: Tensor, norm: Any, attn: Any) -> Tensor:
-    """Return x + attn(norm(x)) for x (B, T, C) and the modules of modules/model/gpt.py."""
+def attention_block(x: Tensor, norm: Any, attn: Any, rows: Rows | None = None) -> Tensor:
+    """Return x + attn(norm(x)) for x (B, T, C) and the modules of modules/model/gpt.py.
+
+    Args:
+        rows: how the B T positions divide into what attention sees (modules/model/packed.py), where
+            that is not B times T.
+    """
     weights = (*norm.parameters(), *attn.c_attn.parameters(), *attn.c_proj.parameters())
-    return _AttentionBlock.apply(x, attn.n_head, norm.eps, *weights)
+    return _AttentionBlock.apply(x, rows or _even(*x.shape[:2]), attn.n_head, norm.eps, *weights)
 
 
 def mlp_block(x: Tensor, norm: Any, mlp: Any) -> Tensor:
@@ -84,39 +90,40 @@ def embed(matrix: Tensor, tokens: Tensor) -> Tensor:
 
 class _AttentionBlock(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, n_head: int, eps: float, *weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, rows: Rows, n_head: int, eps: float, *weights: Tensor
+    ) -> Tensor:
         norm_w, norm_b, w, b, w_out, b_out = weights
-        batch, t, c = x.shape
         x = x.contiguous()
+        m, c = x.numel() // x.shape[-1], x.shape[-1]
         y, normalised, scale = _normalise(x, norm_w, norm_b, eps)
-        qkv = _bf16(batch * t, 3 * c)
-        call("linear", y, w, b, qkv, batch * t, 3 * c, c)
-        a, lse = _bf16(batch * t, c), torch.empty(batch, n_head, t)
-        call("attention", qkv, a, lse, batch, t, n_head, c // n_head)
+        qkv = _bf16(m, 3 * c)
+        call("linear", y, w, b, qkv, m, 3 * c, c)
+        a, lse = _bf16(m, c), torch.empty(n_head, m)
+        sizes = (len(rows[1]), m, n_head, c // n_head)
+        call("attention", qkv, a, lse, *rows, *sizes)
         out = torch.empty_like(x)
-        call("linear_residual", a, w_out, b_out, x, out, batch * t, c, c)
-        ctx.save_for_backward(normalised, scale, qkv, a, lse)
-        ctx.weights, ctx.n_head = weights, n_head
+        call("linear_residual", a, w_out, b_out, x, out, m, c, c)
+        ctx.save_for_backward(normalised, scale, qkv, a, lse, *rows)
+        ctx.weights, ctx.sizes = weights, sizes
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        normalised, scale, qkv, a, lse = ctx.saved_tensors
+        normalised, scale, qkv, a, lse, *rows = ctx.saved_tensors
         norm_w, norm_b, w, b, w_out, b_out = ctx.weights
         out = _Gradients(ctx.weights)
         dx = grads[0].contiguous()
-        batch, t, c = dx.shape
-        m = batch * t
+        m, c = len(qkv), dx.shape[-1]
         d = _rounded(dx)
         out.weight("linear_weight", d, a, w=w_out, b=b_out)
         da, dqkv = _bf16(m, c), _bf16(m, 3 * c)
         call("linear_input", d, w_out, da, m, c, c)
-        heads = (batch, t, ctx.n_head, c // ctx.n_head)
-        call("attention_back", qkv, a, da, lse, dqkv, *heads)
+        call("attention_back", qkv, a, da, lse, dqkv, *rows, *ctx.sizes)
         out.weight("linear_weight_norm", dqkv, normalised, norm_w, norm_b, w=w, b=b)
         call("linear_input", dqkv, w, da, m, 3 * c, c)
-        return out.norm(da, normalised, scale, dx), None, None, *out.all()
+        return out.norm(da, normalised, scale, dx), None, None, None, *out.all()
 
 
 class _MLPBlock(torch.autograd.Function):
@@ -174,8 +181,8 @@ class _Loss(torch.autograd.Function):
             if wanted:
                 call("head_back", logits, x[rows], matrix, dx[rows], dw, *sizes, c, int(add))
             add = True
-        ctx.in_place = _in_place
-        ctx.save_for_backward(dx, None if _in_place else dw)
+        ctx.in_place = _stays(matrix)
+        ctx.save_for_backward(dx, None if ctx.in_place else dw)
         return (losses * weights).sum()  # not `@`: autocast would round it
 
     @staticmethod
@@ -200,10 +207,11 @@ class _Embedding(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, None]:
         (tokens,) = ctx.saved_tensors
         rows = grads[0].reshape(-1, grads[0].shape[-1])
-        if _in_place and ctx.matrix.grad is not None:  # the loss has put its part there
-            ctx.matrix.grad.index_add_(0, tokens.flatten(), rows)
-            return None, None
-        return torch.zeros_like(ctx.matrix).index_add_(0, tokens.flatten(), rows), None
+        grad, there = _place(ctx.matrix)  # the loss has put its part there, if there is one
+        if not there:
+            grad.zero_()
+        grad.index_add_(0, tokens.flatten(), rows)
+        return None if _stays(ctx.matrix) else grad, None
 
 
 class _Gradients:
@@ -230,12 +238,18 @@ class _Gradients:
 
     def all(self) -> list[Tensor | None]:
         """Return them for autograd; None for what is in its place already."""
-        return [None if _in_place else grad for grad, _ in self.places.values()]
+        grads = (grad for grad, _ in self.places.values())
+        return [None if _stays(w) else g for w, g in zip(self.weights, grads, strict=True)]
+
+
+def _stays(weight: Tensor) -> bool:
+    """Tell whether a weight's gradient is put in its place; a frozen one has none."""
+    return _in_place and weight.is_leaf and weight.requires_grad
 
 
 def _place(weight: Tensor) -> tuple[Tensor, bool]:
     """Return where a weight's gradient goes, and whether it is added to what is there."""
-    if not _in_place:
+    if not _stays(weight):
         return torch.empty_like(weight), False
     if weight.grad is not None:
         return weight.grad, True
@@ -243,6 +257,12 @@ def _place(weight: Tensor) -> tuple[Tensor, bool]:
         _gradients[weight] = torch.empty_like(weight)
     weight.grad = _gradients[weight]
     return weight.grad, False
+
+
+def _even(batch: int, t: int) -> Rows:
+    """Return B rows of T positions, without branches."""
+    none = torch.empty(0, dtype=torch.int64)
+    return torch.arange(0, (batch + 1) * t, t), torch.zeros(batch, dtype=torch.int64), none
 
 
 def _normalise(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:

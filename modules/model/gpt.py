@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from modules.kernels import ops
 from modules.kernels.linear import Linear
+from modules.model.attention import attend
 from modules.model.base import Decoder, compute_dtype
+from modules.model.branches import Branches
 from modules.model.config import GPTConfig
+from modules.model.packed import Packed
 
 LN_EPS = 1e-5  # both releases
-HAS_BF16 = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))  # of this processor
 
 
 class Cache:
@@ -78,48 +80,15 @@ class Cache:
         new = lengths if lengths is not None else [self._new] * len(self.lengths)
         self.lengths = [old + n for old, n in zip(self.lengths, new, strict=True)]
 
+    def peek(self) -> "Cache":
+        """Return a cache to read on with; this one forgets it, but may not be used meanwhile."""
+        return Cache(self.keys, self.values, list(self.lengths))
+
     def take(self, rows: list[int]) -> "Cache":
         """Return a cache of these rows, in this order; a row may be repeated."""
         index = torch.tensor(rows, device=self.keys.device, dtype=torch.int64)
         keys, values = self.keys.index_select(1, index), self.values.index_select(1, index)
         return Cache(keys, values, [self.lengths[i] for i in rows])
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Return softmax(q k' / sqrt(D)) v, (B, H, T, D); causal where no mask is given and T = S.
-
-    The one place that knows how attention is computed.
-    """
-    causal = mask is None and q.shape[2] == k.shape[2]
-    if causal and q.device.type == "cpu" and torch.is_grad_enabled() and _products_win(q, dropout):
-        return attend_blocks(q, k, v, dropout)
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal)
-
-
-def attend_blocks(q: Tensor, k: Tensor, v: Tensor, dropout: float, size: int = 128) -> Tensor:
-    """Compute causal attention as plain batched products, `size` queries at a time."""
-    shape = q.shape
-    q, k, v = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))  # (B*H, T, D)
-    out = []
-    for start in range(0, shape[2], size):
-        end = min(start + size, shape[2])
-        future = q.new_full((end - start, end), -math.inf).triu_(start + 1)
-        seen = k[:, :end].transpose(1, 2)  # (B*H, D, end)
-        scores = torch.baddbmm(future, q[:, start:end], seen, alpha=shape[3] ** -0.5)
-        p = F.dropout(scores.softmax(-1), dropout)  # (B*H, size, end)
-        out.append(p @ v[:, :end])
-    return torch.cat(out, 1).view(shape)
-
-
-def _products_win(q: Tensor, dropout: float) -> bool:
-    """True where CPU training is faster with `attend_blocks` than with PyTorch's own attention.
-
-    Its fused kernel knows no dropout (1.3 to 1.7 times slower in float32, measured), and reaches a
-    quarter of the products' rate in bfloat16 on processors that have it (PERFORMANCE.md).
-    """
-    if q.dtype == torch.bfloat16:
-        return HAS_BF16
-    return dropout > 0
 
 
 class Attention(nn.Module):
@@ -133,8 +102,12 @@ class Attention(nn.Module):
         self.c_proj = Linear(c, c)
         self.resid = nn.Dropout(config.resid_dropout)
 
-    def forward(self, x: Tensor, layer: int, cache: Cache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, layer: int, cache: Cache | Branches | None, packed: Packed | None = None
+    ) -> Tensor:
         """Mix the positions of x (B, T, C) with what came before them."""
+        if packed is not None:
+            return self.resid(self.c_proj(self._attend_packed(self.c_attn(x[0]), packed)))[None]
         b, t, c = x.shape
         qkv = self.c_attn(x).view(b, t, 3, self.n_head, c // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
@@ -143,6 +116,17 @@ class Attention(nn.Module):
         mask = cache.mask if cache is not None else None
         a = attend(q, k, v, mask, self.dropout if self.training else 0.0)  # (B, H, T, D)
         return self.resid(self.c_proj(a.transpose(1, 2).reshape(b, t, c)))  # (B, T, C)
+
+    def _attend_packed(self, qkv: Tensor, packed: Packed) -> Tensor:
+        """Return the heads' output (N, C) for packed q, k and v (N, 3C)."""
+        n, c = qkv.shape[0], qkv.shape[1] // 3
+        dropout = self.dropout if self.training else 0.0
+        heads = qkv.view(n, 3, self.n_head, c // self.n_head)
+        if qkv.is_cuda and qkv.itemsize == 2 and not dropout:
+            return packed.attend(*heads.unbind(1)).reshape(n, c)
+        q, k, v = packed.padded(heads).permute(2, 0, 3, 1, 4)  # (R, H, L, D) each
+        a = attend(q, k, v, packed.mask, dropout)
+        return packed.packed(a.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
@@ -179,20 +163,26 @@ class Block(nn.Module):
         maps = (self.attn.c_attn, self.attn.c_proj, self.mlp.c_fc, self.mlp.c_proj)
         return all(type(m) is Linear for m in maps)
 
-    def forward(self, x: Tensor, layer: int, cache: Cache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, layer: int, cache: Cache | Branches | None, packed: Packed | None = None
+    ) -> Tensor:
         """Return the block's output (B, T, C)."""
         plain = self.pre_norm and cache is None and not (self.training and self.drops)
         if plain and self.even and ops.usable(x) and self.bare:
-            return ops.mlp_block(ops.attention_block(x, self.ln_1, self.attn), self.ln_2, self.mlp)
+            rows = None if packed is None else packed.rows
+            x = ops.attention_block(x, self.ln_1, self.attn, rows)
+            return ops.mlp_block(x, self.ln_2, self.mlp)
         if self.pre_norm:  # GPT-2 paper, section 2.3
-            x = x + self.attn(self.ln_1(x), layer, cache)
+            x = x + self.attn(self.ln_1(x), layer, cache, packed)
             return x + self.mlp(self.ln_2(x))
-        x = self.ln_1(x + self.attn(x, layer, cache))  # GPT-1: after the residual
+        x = self.ln_1(x + self.attn(x, layer, cache, packed))  # GPT-1: after the residual
         return self.ln_2(x + self.mlp(x))
 
 
 class GPT(Decoder):
     """Token and position embedding, blocks, and a final norm where the config says pre-norm."""
+
+    branching = True
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -226,28 +216,37 @@ class GPT(Decoder):
                 parameter.normal_(0, scale, generator=generator)
 
     def forward(
-        self, tokens: Tensor, cache: Cache | None = None, lengths: list[int] | None = None
+        self,
+        tokens: Tensor,
+        cache: Cache | Branches | None = None,
+        lengths: list[int] | None = None,
+        packed: Packed | None = None,
     ) -> Tensor:
         """Return the features (B, T, C) of tokens (B, T) int64.
 
-        With a cache (inference only) the tokens follow what it holds, and it takes them in.
+        With a cache (inference only) the tokens follow what it holds, and it takes them in; with
+        branches they are rows that branch.
         `lengths` says how many of each row's tokens are real where the batch is padded on the
-        right; the features of padding mean nothing.
+        right; the features of padding mean nothing. `packed` says what the tokens of one row
+        (1, N) are where they are many sequences.
 
         Raises:
             ValueError: the tokens reach past the model's or the cache's last position.
         """
-        if tokens.shape[1] > self.config.n_positions:
+        longest = tokens.shape[1] if packed is None else packed.slots.shape[2]
+        if cache is None and longest > self.config.n_positions:
             limit = self.config.n_positions
-            raise ValueError(f"{tokens.shape[1]} tokens a row; the model has {limit} positions")
-        if cache is None:
+            raise ValueError(f"{longest} tokens a row; the model has {limit} positions")
+        if packed is not None:
+            positions = packed.positions  # (N,)
+        elif cache is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)  # (T,)
         else:
             assert not torch.is_grad_enabled(), "the cache is written in place: use torch.no_grad()"
             positions = cache.open(tokens.shape[1])  # (T,) or (B, T)
         x = self.embed(tokens, positions)  # (B, T, C)
         for layer, block in enumerate(self.h):
-            x = block(x, layer, cache)
+            x = block(x, layer, cache, packed)
         if cache is not None:
             cache.close(lengths)
         return self.ln_f(x)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from modules.config import Config
 from modules.model.base import Decoder, wide
+from modules.model.packed import Packed, pack
 
 ABSENT = -1  # extract position of a sequence that an example does not have (fewer answers)
 
@@ -64,24 +65,39 @@ class TaskModel(nn.Module):
             extract: (B, K) int64, where the extract token is; -1 for a sequence that is not there
                 (multiple choice with fewer answers: its logit is -inf).
         """
-        return self.classify(self.read(tokens), extract)
+        packed = self.pack(tokens, extract)
+        return self.classify(self.read(packed), packed)
 
-    def read(self, tokens: Tensor) -> Tensor:
-        """Return the decoder's features (B, K, T, C)."""
-        return self.decoder(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+    def pack(self, tokens: Tensor, extract: Tensor) -> Packed:
+        """Return the sequences without padding.
+
+        Answers share their beginning unless dropout inside the decoder would then be drawn once
+        for all of them instead of for each: another sample of the same distribution.
+        """
+        drawn = self.training and any(
+            value for name, value in self.decoder.config if name.endswith("_dropout")
+        )
+        share = self.config.format == "multiple_choice" and not drawn
+        return pack(tokens, extract, share=share)
+
+    def read(self, packed: Packed) -> Tensor:
+        """Return the decoder's features (N, C)."""
+        features: Tensor = self.decoder(packed.tokens[None], packed=packed)
+        return features[0]
 
     def states(self, tokens: Tensor, extract: Tensor) -> Tensor:
         """Return the states (B, K, C) that the head reads."""
-        return self._ends(self.read(tokens), extract)
+        packed = self.pack(tokens, extract)
+        return self._ends(self.read(packed), packed)
 
-    def classify(self, hidden: Tensor, extract: Tensor) -> Tensor:
-        """Return the head's logits from features (B, K, T, C)."""
-        return self.decide(self._ends(hidden, extract), extract)
+    def classify(self, hidden: Tensor, packed: Packed) -> Tensor:
+        """Return the head's logits from features (N, C)."""
+        return self.decide(self._ends(hidden, packed), packed.extract)
 
-    def _ends(self, hidden: Tensor, extract: Tensor) -> Tensor:
+    def _ends(self, hidden: Tensor, packed: Packed) -> Tensor:
         """Return the features (B, K, C) at the extract tokens."""
-        index = extract.clamp(min=0)[..., None, None].expand(-1, -1, 1, hidden.shape[-1])
-        return hidden.gather(2, index).squeeze(2)
+        ends = packed.slots.gather(2, packed.extract.clamp(min=0)[..., None]).squeeze(2)  # (B, K)
+        return hidden.index_select(0, ends.flatten()).unflatten(0, ends.shape)
 
     def decide(self, states: Tensor, extract: Tensor) -> Tensor:
         """Return the head's logits from states (B, K, C)."""
@@ -101,6 +117,8 @@ class TaskModel(nn.Module):
         lm_weight: float = 0.5,
         lm_average: str = "sequence",
         lm_matrix: Tensor | None = None,
+        share: float = 1.0,
+        lm_share: float = 1.0,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return (total, task, LM, logits) in one reading: L2 + lambda * L1 (paper, equation 5).
 
@@ -111,15 +129,20 @@ class TaskModel(nn.Module):
             lm_weight: lambda, 0.5 in section 4.1; at 0 the LM loss is left out.
             lm_average: the LM loss's mean is over each "sequence" first, or over each "token".
             lm_matrix: (V, C), what the LM softmax runs over; None: the output matrix.
+            share: a micro-batch's part of the step's task loss; the total has both parts, the two
+                losses beside it are the micro-batch's own means.
+            lm_share: the same of the LM loss.
         """
-        hidden = self.read(tokens)  # (B, K, T, C)
-        logits = self.classify(hidden, extract)
+        packed = self.pack(tokens, extract)
+        hidden = self.read(packed)  # (N, C)
+        logits = self.classify(hidden, packed)
         logits = logits.to(wide(logits.dtype))
         task = self.task_loss(logits, labels)
         if not lm_weight:
-            return task, task, torch.zeros_like(task), logits
-        lm = self.lm_loss(hidden, tokens, extract, average=lm_average, matrix=lm_matrix)
-        return task + lm_weight * lm, task, lm, logits
+            return task * share, task, torch.zeros_like(task), logits
+        part = lm_weight * lm_share
+        lm = self.lm_loss(hidden, packed, share=part, average=lm_average, matrix=lm_matrix)
+        return task * share + lm, task, lm.detach() / part, logits
 
     def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross-entropy, or squared error, of logits (B, classes)."""
@@ -135,27 +158,29 @@ class TaskModel(nn.Module):
     def lm_loss(
         self,
         hidden: Tensor,
-        tokens: Tensor,
-        extract: Tensor,
+        packed: Packed,
         *,
+        share: float = 1.0,
         average: str = "sequence",
         matrix: Tensor | None = None,
     ) -> Tensor:
-        """Return the auxiliary LM loss as the release computes it (gpt1.md 4.2).
+        """Return the auxiliary LM loss as the release computes it (gpt1.md 4.2), times `share`.
 
         The mean over each sequence's targets (all but its first token, delimiter and extract
         included, padding not), then the mean over sequences: a short one weighs as much. With
-        average = "token" the mean over all targets at once.
+        average = "token" the mean over all targets at once. A token that several sequences share
+        has the sum of its weights in each.
         """
-        ends = extract.flatten()  # (B*K,); also the number of targets
-        steps = torch.arange(tokens.shape[-1] - 1, device=tokens.device)  # (T-1,)
-        real = (steps < ends[:, None]).to(wide(hidden.dtype))  # (B*K, T-1)
-        n_sequences = (ends > 0).sum().clamp(min=1)
-        share = ends.clamp(min=1)[:, None] * n_sequences
-        weights = real / (real.sum() if average == "token" else share)
-        return self.decoder.weighted_loss(
-            hidden.flatten(0, 1)[:, :-1], tokens.flatten(0, 1)[:, 1:], weights, matrix
-        )
+        ends = packed.extract[..., None]  # (B, K, 1); also the number of targets
+        targets = packed.slots[..., 1:]  # (B, K, T-1)
+        real = torch.arange(targets.shape[-1], device=ends.device) < ends
+        count = ends.clamp(min=1) * (ends > 0).sum()
+        count = real.sum() if average == "token" else count
+        each = (share / count.to(wide(hidden.dtype))).expand(real.shape)
+        weights = each.new_zeros(len(hidden)).index_add_(0, targets[real], each[real])
+        rows = weights.nonzero().squeeze(1)  # a sequence's first token is no target
+        before = hidden.index_select(0, packed.parents[rows])
+        return self.decoder.weighted_loss(before, packed.tokens[rows], weights[rows], matrix)
 
     def _drop(self, states: Tensor) -> Tensor:
         """Drop features of (B, K, C): one mask for all sequences of an example (gpt1.md 4.3)."""

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from modules.model.base import Decoder, grown
 from modules.model.config import LSTMConfig
+from modules.model.packed import Packed
 
 
 class State:
@@ -18,6 +19,10 @@ class State:
     def __init__(self, hidden: Tensor, cell: Tensor, lengths: list[int]) -> None:
         self.hidden, self.cell = hidden, cell  # (1, B, U) each
         self.lengths = lengths  # tokens read, per row
+
+    def peek(self) -> "State":
+        """Return a state to read on with; this one stays as it is."""
+        return State(self.hidden, self.cell, list(self.lengths))
 
     def take(self, rows: list[int]) -> "State":
         """Return the state of these rows, in this order; a row may be repeated."""
@@ -66,9 +71,16 @@ class LSTM(Decoder):
         )
 
     def forward(
-        self, tokens: Tensor, cache: State | None = None, lengths: list[int] | None = None
+        self,
+        tokens: Tensor,
+        cache: State | None = None,
+        lengths: list[int] | None = None,
+        packed: Packed | None = None,
     ) -> Tensor:
         """Return the features (B, T, C) of tokens (B, T) int64; see GPT.forward."""
+        if packed is not None:  # each sequence by itself
+            features = self(packed.tokens[packed.slots].flatten(0, 1))  # (B*K, T, C)
+            return features.flatten(0, 1)[None, packed.places]
         if tokens.shape[1] > self.config.n_positions:
             limit = self.config.n_positions
             raise ValueError(f"{tokens.shape[1]} tokens a row; the model has {limit} positions")

@@ -19,8 +19,8 @@ from modules.evaluation.metrics import accuracy
 from modules.files import Progress, sha256, silent, write_json, write_jsonl
 from modules.model import checkpoint
 from modules.model.heads import TaskModel
-from modules.task import FINETUNE_FORMATS, Metric, Task, load_rows, split_files
-from modules.training import loop, lora, objective, ranks, selection, tuned
+from modules.task import FINETUNE_FORMATS, Metric, Row, Task, load_split, split_files
+from modules.training import diagnosis, loop, lora, objective, ranks, selection, tuned
 from modules.training.build import build
 from modules.training.loop import Emit, Safety
 from modules.training.objective import Features
@@ -47,6 +47,7 @@ class FinetuneModule(Training):
 
     model: TaskModel
     config: FinetuneConfig
+    plain_loss = True
 
     def __init__(
         self,
@@ -139,11 +140,11 @@ def finetune(
     saved = loop.prepare(config, safety)
     model = build(checkpoint, spec, config).to(config.weight_dtype)
     tokenizer = bpe.load(checkpoint / "tokenizer")
-    sets = {
-        split: _encoded(spec, data, split, tokenizer, model, config)
-        for split in spec.splits
-        if split not in spec.withheld
-    }
+    sets, no_gold = {}, {}
+    for split in [s for s in spec.splits if s not in spec.withheld]:
+        found = load_split(spec, data, split)
+        sets[split] = _encoded(spec, found.rows, split, tokenizer, model, config)
+        no_gold[split] = found.no_gold
     train = sample(sets["train"], config.max_train_examples, config.seed)
     train = within(train, config.max_train_tokens, config.seed)
     val = sample(sets["val"], config.max_val_examples, config.seed)
@@ -177,9 +178,10 @@ def finetune(
         put_weights(model, module.best_weights)
         lora.merge(model.decoder)
         model.to(config.device_kind)  # Lightning has taken it back to the CPU
-        split = "test" if "test" in sets else "val"
-        _write(module, spec, tokenizer, sets[split], split, out)
-        loop.finish(out, _facts(module, config, sets), counts, safety)
+        _write(module, spec, tokenizer, {split: sets[split] for split in spec.scored}, out)
+        whole = tuned.prediction_rows(sets["val"], module.predict(sets["val"]), model.config)
+        diagnosis.write(out, spec, data, whole, config)
+        loop.finish(out, _facts(module, config, sets, no_gold), counts, safety)
     return counts
 
 
@@ -194,7 +196,7 @@ def _states(
 
 def _encoded(
     task: Task,
-    data: Path,
+    rows: list[Row],
     split: str,
     tokenizer: bpe.Tokenizer,
     model: TaskModel,
@@ -202,7 +204,7 @@ def _encoded(
 ) -> list[Encoded]:
     size = model.decoder.config
     longest = min(config.max_length or size.n_positions, size.n_positions)
-    examples = task.items(load_rows(task, data, split))
+    examples = task.items(rows)
     first = size.vocab_size - N_SPECIAL
     encoded = encode(
         examples,
@@ -218,7 +220,10 @@ def _encoded(
 
 
 def _facts(
-    module: FinetuneModule, config: FinetuneConfig, sets: dict[str, list[Encoded]]
+    module: FinetuneModule,
+    config: FinetuneConfig,
+    sets: dict[str, list[Encoded]],
+    no_gold: dict[str, int],
 ) -> dict[str, Any]:
     """Return what training.json says about the run; nothing in it depends on the clock."""
     return {
@@ -231,6 +236,7 @@ def _facts(
         "examples": {split: len(examples) for split, examples in sets.items()},
         "cut": {split: sum(e.cut for e in examples) for split, examples in sets.items()},
         "cut_rows": {split: [e.id for e in examples if e.cut] for split, examples in sets.items()},
+        "no_gold": no_gold,
         "skipped_steps": module.skipped,
         "exact": module.exact,
         "environment": environment(config),
@@ -241,16 +247,17 @@ def _write(
     module: FinetuneModule,
     task: Task,
     tokenizer: bpe.Tokenizer,
-    examples: list[Encoded],
-    split: str,
+    scored: dict[str, list[Encoded]],
     out: Path,
 ) -> None:
     """Write the tuned/ directory: weights, task, predictions, scores and curve."""
     check_finite(weights_of(module.model), str(out))
-    probabilities = module.predict(examples)
-    predictions = tuned.prediction_rows(examples, probabilities, module.model.config)
-    write_jsonl(out / "predictions.jsonl.zst", predictions)
-    write_json(out / "scores.json", tuned.scores(task, split, predictions, module.config))
+    scores = []
+    for number, (split, examples) in enumerate(scored.items()):
+        predictions = tuned.prediction_rows(examples, module.predict(examples), module.model.config)
+        write_jsonl(out / f"predictions{f'-{split}' if number else ''}.jsonl.zst", predictions)
+        scores += tuned.scores(task, split, predictions, module.config)
+    write_json(out / "scores.json", scores)
     write_json(out / "task.json", tuned.description(task, module.model, module.config))
     write_jsonl(out / "curve.jsonl", module.curve)
     tokenizer.save(out / "tokenizer")

@@ -29,17 +29,19 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return this micro-batch's part of L2 + lambda * L1 over the whole batch."""
-        decoder, weight = self.model.decoder, self.config.lm_share
+        decoder = self.model.decoder
         matrix = joint(decoder) if self.config.lm_classes == "with_positions" else None
-        _, task, lm, _ = self.model.losses(
+        total, *_ = self.model.losses(
             batch.tokens,
             batch.extract,
             batch.labels,
-            lm_weight=weight,
+            lm_weight=self.config.lm_share,
+            share=batch.share,
+            lm_share=batch.lm_share,
             lm_average=self.config.lm_average,
             lm_matrix=matrix,
         )
-        return task * batch.share + lm * (weight * batch.lm_share)
+        return total
 
 
 def loss(model: TaskModel, config: FinetuneConfig, batch: Batch, *, step: int) -> Tensor:
@@ -105,7 +107,7 @@ def read_states(
     """Return the states (K, C) of each example under a frozen decoder, without dropout.
 
     Args:
-        limit: padded tokens computed at once.
+        limit: tokens computed at once.
     """
     training = model.training
     model.eval()

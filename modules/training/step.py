@@ -41,7 +41,7 @@ class Training(L.LightningModule):
     """A model with its optimizers; children say what the loss of a micro-batch is."""
 
     config: TrainingConfig
-    plain_loss = False  # True: the language-model loss as it is, so that kernels may go further
+    plain_loss = False  # True: nothing scales the kernels' loss, so that they may go further
 
     def __init__(self, model: nn.Module, optim: OptimConfig, *, total: int, seed: int) -> None:
         super().__init__()

@@ -34,6 +34,11 @@ class Encoded:
         """Tokens of the longest sequence."""
         return max(len(sequence) for sequence in self.sequences)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sequences."""
+        return sum(len(sequence) for sequence in self.sequences)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -148,28 +153,23 @@ def within(examples: Sequence[Encoded], tokens: int | None, seed: int) -> Sequen
     if tokens is None:
         return examples
     order = permute(np.arange(len(examples)), len(examples), mix(seed, 6))
-    sizes = np.cumsum([sum(len(s) for s in examples[i].sequences) for i in order])
+    sizes = np.cumsum([examples[i].tokens for i in order])
     n = max(1, int(np.searchsorted(sizes, tokens, side="right")))
     return [examples[i] for i in np.sort(order[:n])]
 
 
 def runs(examples: Sequence[Encoded], limit: int) -> Iterator[list[Encoded]]:
-    """Cut examples, in their order, into runs of at most `limit` padded tokens each."""
+    """Cut examples, in their order, into runs of at most `limit` tokens each."""
     run: list[Encoded] = []
+    size = 0
     for example in examples:
-        candidate = [*run, example]
-        if run and padded(candidate) > limit:
+        if run and size + example.tokens > limit:
             yield run
-            candidate = [example]
-        run = candidate
+            run, size = [], 0
+        run.append(example)
+        size += example.tokens
     if run:
         yield run
-
-
-def padded(examples: Sequence[Encoded]) -> int:
-    """Return how many tokens these examples take up when padded together."""
-    longest = max(e.length for e in examples)
-    return len(examples) * max(len(e.sequences) for e in examples) * longest
 
 
 def micro_batches(
@@ -180,7 +180,7 @@ def micro_batches(
     ranks: int = 1,
     lm_average: str = "sequence",
 ) -> list[Batch]:
-    """Split one step's examples, by length, into batches that hold little padding.
+    """Split one step's examples, by length, into batches of at most `limit` tokens.
 
     The batch stays the random one that was drawn; only its parts are computed apart, weighted so
     that they add up to the mean over examples (task) and over sequences or tokens (LM).

@@ -1,25 +1,18 @@
-"""Using a fine-tuned model: predictions, scores, and `load_tuned` to predict from raw fields."""
+"""What fine-tuning leaves behind: predictions, scores, and how raw fields become sequences."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from modules import tasks
-from modules import tokenizer as bpe
 from modules.evaluation.metrics import interval
-from modules.model.checkpoint import load_task_model
 from modules.model.heads import HeadConfig, TaskModel
 from modules.task import Row, Score, Task
-from modules.tokenizer import Tokenizer
-from modules.training.transform import N_SPECIAL, SPECIAL_NAMES, Encoded, collate, encode, runs
+from modules.training.transform import N_SPECIAL, SPECIAL_NAMES, Encoded, collate, runs
 
-DIGITS = 6  # of stored probabilities
-MAX_TOKENS = 16384  # padded tokens computed at once when predicting
+DIGITS = 6  # significant ones, of stored probabilities
 
 
 @torch.no_grad()
@@ -68,10 +61,15 @@ def prediction_rows(
             "id": example.id,
             "label": example.label,
             "prediction": answer(row, head),
-            "probabilities": [round(float(p), DIGITS) for p in row],
+            "probabilities": [significant(p) for p in row],
         }
         for example, row in zip(examples, given, strict=True)
     ]
+
+
+def significant(p: float) -> float:
+    """Return a probability to six significant digits: a small one keeps its logarithm."""
+    return float(f"{p:.{DIGITS}g}")
 
 
 def scores(task: Task, split: str, predictions: list[Row], config: Any) -> list[dict[str, Any]]:
@@ -86,7 +84,7 @@ def scores(task: Task, split: str, predictions: list[Row], config: Any) -> list[
         "max_train_examples": config.max_train_examples,
         "seed": config.seed,
         "selection": f"best validation {config.select}" if config.select != "last" else "last",
-    }
+    } | ({"note": task.note} if task.note else {})
     out = []
     for name, metric in task.metrics.items():
         low, high = interval(metric, guesses, truth, seed=config.seed)
@@ -117,70 +115,3 @@ def description(task: Task, model: TaskModel, config: Any) -> dict[str, Any]:
         "use": config.use,
         "seed": config.seed,
     }
-
-
-class Predictor:
-    """A fine-tuned model that answers raw rows of its task."""
-
-    def __init__(self, model: TaskModel, tokenizer: Tokenizer, about: dict[str, Any]) -> None:
-        """Take the parts of a tuned/ directory; see `load_tuned`."""
-        self.model, self.tokenizer, self.about = model, tokenizer, about
-        self.task = tasks.get(about["task"])
-        self.labels: list[str] = about["labels"]
-
-    def predict(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        """Return {label, index, probabilities} for each row of raw fields, no label needed.
-
-        `label` is the label's name, or the chosen answer's text. Tasks with a scale: {score}.
-
-        Raises:
-            ValueError: a row lacks a field; names row and field.
-        """
-        fields = [c for c in self.about["columns"] if c != "label"]
-        for number, row in enumerate(rows, 1):
-            if missing := [c for c in fields if row.get(c) is None]:
-                raise ValueError(
-                    f"row {number}: no {', '.join(missing)}; task {self.task.name} needs "
-                    f"{', '.join(fields)}"
-                )
-        examples = self.task.items([{**row, "label": 0} for row in rows])
-        transform = self.about["transform"]
-        encoded = encode(
-            examples,
-            self.tokenizer,
-            self.about["format"],
-            first=transform["special_tokens"]["start"],
-            longest=transform["longest"],
-            truncate=transform["truncate"],
-        )
-        given = probabilities(self.model, encoded, limit=MAX_TOKENS)
-        return [self._answer(row, p) for row, p in zip(rows, given, strict=True)]
-
-    def _answer(self, row: Row, given: np.ndarray) -> dict[str, Any]:
-        if self.model.config.scale is not None:
-            return {"score": round(answer(given, self.model.config), DIGITS)}
-        best = int(given.argmax())
-        label = self.labels[best] if self.labels else row["answers"][best]
-        shares = [round(float(p), DIGITS) for p in given]
-        return {"label": label, "index": best, "probabilities": shares}
-
-
-def load_tuned(directory: Path, device: str = "cpu") -> Predictor:
-    """Open a tuned/ directory for prediction.
-
-    Raises:
-        FileNotFoundError: it is not a tuned/ directory.
-        ValueError: the task has changed since (another version), or a file is damaged.
-    """
-    path = directory / "task.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is not there: {directory} is no fine-tuned checkpoint")
-    about = json.loads(path.read_text())
-    task = tasks.get(about["task"])
-    if task.version != about["version"]:
-        raise ValueError(
-            f"{path}: made for version {about['version']} of task {task.name}, which is now at "
-            f"version {task.version}: fine-tune again"
-        )
-    tokenizer = bpe.load(directory / "tokenizer")
-    return Predictor(load_task_model(directory, device), tokenizer, about)

@@ -99,7 +99,7 @@ class FinetuneConfig(TrainingConfig):
     max_val_examples: int | None = Field(None, ge=1)
     """Validate on so many rows, drawn by the seed; None: all."""
     tokens_per_micro_batch: int = Field(4096, ge=1)
-    """Padded tokens computed at once; bounds memory, does not change the loss."""
+    """Tokens computed at once; bounds memory, does not change the loss."""
     checkpoint_every: int = Field(100, ge=1)
     """Optimizer steps between training-state checkpoints."""
 

@@ -24,18 +24,81 @@ def test_classification_metrics_equal_scikit_learn(classes):
             assert m.f1(guess, truth) == pytest.approx(sk.f1_score(truth, guess))
 
 
-@pytest.mark.parametrize("guess", [[0, 0, 0], [1, 1, 1]])
-def test_constant_predictions_equal_scikit_learn(guess):
-    truth = [0, 1, 1]
-    assert m.matthews(guess, truth) == sk.matthews_corrcoef(truth, guess)
+@pytest.mark.parametrize("truth", [[0, 1, 1], [0, 0, 0], [1, 1, 1]])
+@pytest.mark.parametrize("guess", [[0, 0, 0], [1, 1, 1], [1, 0, 0]])
+def test_degenerate_predictions_equal_scikit_learn(guess, truth):
+    assert m.accuracy(guess, truth) == sk.accuracy_score(truth, guess)
+    assert m.matthews(guess, truth) == pytest.approx(sk.matthews_corrcoef(truth, guess))
     assert m.f1(guess, truth) == pytest.approx(sk.f1_score(truth, guess, zero_division=0))
 
 
-def test_correlations_equal_scipy():
-    x, y = random.normal(1e6, 1, 50), random.integers(0, 6, 50)
-    assert m.pearson(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-9)
-    assert m.spearman(x.tolist(), y.tolist()) == pytest.approx(stats.spearmanr(x, y).statistic)
-    assert m.pearson([1.0, 1.0], [1.0, 2.0]) == 0.0
+def scores(kind, n):
+    """Return predictions and references of one kind of hardness."""
+    reference = random.choice(np.arange(0, 5.2, 0.2), n)  # STS-B's own, full of ties
+    return {
+        "free": (random.normal(size=n), random.normal(size=n)),
+        "ties": (reference.round() + random.integers(0, 2, n), reference),
+        "far from 0": (1e6 + random.normal(size=n), reference),
+        "almost constant": (1 + 1e-6 * random.normal(size=n), reference),
+        "opposite": (-reference, reference),
+        "one apart": (np.eye(1, n)[0], reference),
+    }[kind]
+
+
+@pytest.mark.parametrize("n", [2, 3, 60])
+@pytest.mark.parametrize(
+    "kind", ["free", "ties", "far from 0", "almost constant", "opposite", "one apart"]
+)
+def test_correlations_equal_scipy(kind, n):
+    for _ in range(10):
+        x, y = scores(kind, n)
+        if np.ptp(x) == 0 or np.ptp(y) == 0:
+            continue
+        assert m.pearson(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-8)
+        assert m.spearman(x.tolist(), y.tolist()) == pytest.approx(
+            stats.spearmanr(x, y).statistic, abs=1e-12
+        )
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [([1.0, 1.0], [1.0, 2.0]), ([1.0, 3.0], [2.0, 2.0]), ([2.0], [3.0])]
+)
+def test_a_constant_side_has_no_correlation(x, y):
+    """SciPy gives NaN with a warning there; a score must be a number, and 0 is what it is worth."""
+    assert m.pearson(x, y) == m.spearman(x, y) == 0.0
+
+
+@pytest.mark.parametrize("metric", ["matthews", "f1", "pearson", "spearman"])
+def test_intervals_are_those_of_scipys_bootstrap(metric):
+    ours = getattr(m, metric)
+    truth = random.integers(0, 2, 400)
+    guess = np.where(random.random(400) < 0.8, truth, 1 - truth)
+    if metric in ("pearson", "spearman"):
+        truth, guess = truth + random.normal(size=400), guess + random.normal(size=400)
+    library = {
+        "matthews": lambda p, r: sk.matthews_corrcoef(r, p),
+        "f1": lambda p, r: sk.f1_score(r, p),
+        "pearson": lambda p, r: stats.pearsonr(p, r).statistic,
+        "spearman": lambda p, r: stats.spearmanr(p, r).statistic,
+    }[metric]
+    low, high = m.interval(ours, guess.tolist(), truth.tolist(), samples=1000)
+    theirs = stats.bootstrap(
+        (guess, truth),
+        library,
+        paired=True,
+        vectorized=False,
+        method="percentile",
+        n_resamples=150,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "f1", "matthews", "pearson", "spearman"])
+def test_intervals_of_degenerate_predictions_are_numbers(name):
+    for guess in ([1] * 30, [0] * 30, [0] * 29 + [1]):
+        low, high = m.interval(getattr(m, name), guess, [0, 1, 1] * 10, samples=200)
+        assert math.isfinite(low) and low <= high
 
 
 def test_perplexity_and_bits_are_of_the_totals():
@@ -51,6 +114,42 @@ def test_bleu_equals_sacrebleu():
     assert m.bleu(hyps, [[r] for r in refs]) == pytest.approx(expected)
     assert m.bleu(["x"], [["y z"]]) == pytest.approx(BLEU().corpus_score(["x"], [["y z"]]).score)
     assert "tok:13a" in m.bleu_signature() and "version:" in m.bleu_signature()
+
+
+@pytest.fixture(scope="module")
+def texts(data):
+    """Real sentences and shuffled halves of them, so that scores are neither 0 nor 100."""
+    from modules.files import find_jsonl, read_jsonl
+
+    rows = read_jsonl(find_jsonl(data / "zeroshot" / "translation_en_fr"))
+    sentences = [row["en"] for row in rows][:120]
+    words = [sentence.split() for sentence in sentences]
+    guesses = [" ".join(w[: len(w) // 2] + w[-3:]) for w in words]
+    return guesses, [[s, t] for s, t in zip(sentences, sentences[1:] + sentences[:1], strict=True)]
+
+
+def test_bleu_of_real_text_equals_sacrebleu(texts):
+    guesses, references = texts
+    for count in (1, 2):
+        refs = [r[:count] for r in references]
+        theirs = BLEU().corpus_score(guesses, [list(column) for column in zip(*refs, strict=True)])
+        assert 5 < theirs.score < 95
+        assert m.bleu(guesses, refs) == pytest.approx(theirs.score, rel=1e-9)
+
+
+def test_rouge_of_real_text_equals_rouge_score(texts):
+    from rouge_score.rouge_scorer import RougeScorer
+
+    guesses, references = texts
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    pairs = [(r[0], g) for g, r in zip(guesses, references, strict=True)]
+    ours = {"rouge1": m.rouge1, "rouge2": m.rouge2, "rougeL": m.rouge_l}
+    for kind, metric in ours.items():
+        theirs = [scorer.score(r, g)[kind].fmeasure for r, g in pairs]
+        assert 0 < np.mean(theirs) < 1
+        single = [r[:1] for r in references]
+        assert metric(guesses, single) == pytest.approx(np.mean(theirs), rel=1e-12)
+        assert [metric([g], [s]) for g, s in zip(guesses, single, strict=True)] == theirs
 
 
 def test_rouge_equals_rouge_score():

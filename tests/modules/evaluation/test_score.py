@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modules import tokenizer as bpe
-from modules.evaluation import cloze, score, spans
+from modules.evaluation import cloze, reading, score, spans
 from modules.model.checkpoint import load
 from modules.model.generate import GenerationConfig
 from modules.model.weights import export_hf
@@ -68,19 +68,36 @@ def test_choices_equal_full_logits_of_transformers(model, tokenizer, theirs):
             assert one.dropped == 0
 
 
-def test_long_groups_share_their_beginning(model, tokenizer, monkeypatch):
+def test_groups_read_what_they_share_once(model, tokenizer, monkeypatch):
     groups = [
         spans.pair_spans([spans.encode_pair(tokenizer, *pair) for pair in group], 256)
         for group in GROUPS
     ]
-    lengths = [score.shared_length(group) for group in groups]
-    assert lengths[0] > 64 and lengths[2] > 64 and lengths[1] == lengths[3] == 0
+    rows = [row for batch in reading.plan(groups, model, 8192) for row in batch]
+    assert sorted(number for row in rows for number in row.numbers) == list(
+        range(sum(map(len, groups)))
+    )
+    widest = {row.numbers: row for row in rows}
+    one, last = widest[(0, 1, 2)], widest[(5, 6, 7)]
+    assert one.shared == len(tokenizer.encode(TEXT * 2 + " The"))
+    assert last.shared == len(tokenizer.encode(TEXT * 2)), "up to the first scored token"
+    assert one.width < sum(span.read for span in groups[0]) / 2
     shared = score.choice_logprobs(model, tokenizer, GROUPS)
-    monkeypatch.setattr(score, "SHARE", 10**9)
+    monkeypatch.setattr(reading, "cheaper", lambda row, features: False)
     alone = score.choice_logprobs(model, tokenizer, GROUPS)
     for a, b in zip(shared, alone, strict=True):
         assert [x.logprob for x in a] == pytest.approx([x.logprob for x in b], abs=1e-4)
         assert [x.greedy for x in a] == [x.greedy for x in b]
+
+
+def test_a_branching_row_may_be_wider_than_the_context(model, tokenizer):
+    """Ten candidates after 250 tokens: 250 positions at most, but 340 columns."""
+    context = tokenizer.decode(tokenizer.encode(TEXT * 8)[:240])
+    group = [(context, f" {word} was upon the face") for word in ("I", "He", "It", "We", "They")]
+    (found,) = score.choice_logprobs(model, tokenizer, [group * 3])
+    alone = [score.choice_logprobs(model, tokenizer, [[pair]])[0][0] for pair in group]
+    for one, expected in zip(found, alone * 3, strict=True):
+        assert one.logprob == pytest.approx(expected.logprob, abs=1e-4)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 300, 10**6])
@@ -237,6 +254,9 @@ class Scripted:
 
 class NoMemory:
     def take(self, rows):
+        return self
+
+    def peek(self):
         return self
 
 

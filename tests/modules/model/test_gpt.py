@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modules.model import base
-from modules.model.gpt import GPT, GPTConfig, attend, attend_blocks
+from modules.model.attention import attend, attend_blocks
+from modules.model.gpt import GPT, GPTConfig
 
 torch.set_num_threads(1)
 

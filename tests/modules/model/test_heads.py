@@ -138,7 +138,7 @@ def test_the_lm_loss_is_a_mean_per_sequence_then_over_sequences(form, lengths):
     assert lm.item() == pytest.approx(release_lm_loss(model, tokens, extract), rel=1e-12)
     assert total.item() == pytest.approx(task.item() + 0.5 * lm.item(), rel=1e-12)
     flat = F.cross_entropy(
-        model.decoder.logits(model.read(tokens)[:, :, :-1]).flatten(0, 2),
+        model.decoder.logits(model.decoder(tokens.flatten(0, 1))[:, :-1]).flatten(0, 1),
         tokens[:, :, 1:].flatten(),
     )
     assert lm.item() != pytest.approx(flat.item(), rel=1e-4)  # a flat mean is a different loss
@@ -147,14 +147,15 @@ def test_the_lm_loss_is_a_mean_per_sequence_then_over_sequences(form, lengths):
 def test_delimiter_and_extract_are_targets_and_start_is_not():
     model = task_model("entailment")
     tokens, extract = batch([[8]])
-    hidden = model.read(tokens).detach()
-    model.lm_loss(hidden, tokens, extract).backward()
+    packed = model.pack(tokens, extract)
+    hidden = model.read(packed).detach()  # (8, C)
+    model.lm_loss(hidden, packed).backward()
     gradient = model.decoder.wte.weight.grad  # of the output layer alone
     with torch.no_grad():
-        p = model.decoder.logits(hidden[0, 0, :7]).softmax(1)  # (7, V)
+        p = model.decoder.logits(hidden[:7]).softmax(1)  # (7, V)
         times = torch.zeros(7, 43, dtype=p.dtype)
         times[torch.arange(7), tokens[0, 0, 1:]] = 1  # every token but the first is a target
-        torch.testing.assert_close(gradient, (p - times).T @ hidden[0, 0, :7] / 7)
+        torch.testing.assert_close(gradient, (p - times).T @ hidden[:7] / 7)
     assert times[:, [DELIMITER, EXTRACT]].sum() == 2 and times[:, START].sum() == 0
 
 

@@ -24,6 +24,7 @@ def test_every_file_is_a_task_of_its_name():
     files = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
     assert files == list(tasks.TASKS)
     assert all(task.name == name for name, task in tasks.TASKS.items())
+    assert all(set(task.scored) <= set(task.splits or ["test"]) for task in tasks.TASKS.values())
 
 
 def test_an_unknown_name_is_answered_with_the_names():
@@ -200,7 +201,7 @@ def test_translation_directions_mirror_each_other(data):
     a, b = there.items(rows)[0], back.items(rows)[0]
     assert a.prompt.splitlines()[-1] == f"{b.references[0]} ="
     assert b.prompt.splitlines()[-1] == f"{a.references[0]} ="
-    assert len(a.prompt.splitlines()) == 1 + there.notes["shots"]
+    assert len(a.prompt.splitlines()) == 1 + there.shots
 
 
 def test_words_of_running_text_are_those_of_the_readme(data):

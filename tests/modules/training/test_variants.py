@@ -19,9 +19,9 @@ from modules.training import lora, objective
 from modules.training.build import build
 from modules.training.config import OptimConfig
 from modules.training.finetune import FinetuneModule, finetune
+from modules.training.predictor import load_tuned
 from modules.training.selection import also_at, since_best
 from modules.training.transform import Encoded, collate, encode, fit
-from modules.training.tuned import load_tuned
 from modules.training.tuning_config import FinetuneConfig, LoraConfig
 
 TASK = TASKS["passage_source"]
@@ -110,7 +110,7 @@ def test_frozen_states_are_read_once(pretrained, toy_tasks, tmp_path, monkeypatc
     config = config_of(use="features", epochs=5)
     counts = finetune(pretrained, toy_tasks, tmp_path, config, task="passage_source")
     assert counts["steps"] == 30
-    assert sum(read) == 96 + 5 * 24 + 40  # training rows once, validation, test
+    assert sum(read) == 96 + 5 * 24 + 40 + 24  # training rows once, validation, test, validation
     old, new = checkpoint.load(pretrained).state_dict(), checkpoint.load(tmp_path).state_dict()
     assert all(torch.equal(t, new[name][: len(t)]) for name, t in old.items())
     losses = [row["loss"] for row in read_jsonl(tmp_path / "curve.jsonl")]
@@ -161,7 +161,7 @@ def scripted(monkeypatch, right: list[float]):
 def test_which_weights_are_kept_and_when_it_ends(
     changes, steps, best, pretrained, toy_tasks, tmp_path, monkeypatch
 ):
-    scripted(monkeypatch, [0.5, 0.75, 0.75, 0.25, 0.5, 0.5])
+    scripted(monkeypatch, [0.5, 0.75, 0.75, 0.25, 0.5, 0.5, 0.5])  # the last: what is written
     config = config_of(epochs=6, **changes)
     counts = finetune(pretrained, toy_tasks, tmp_path, config, task="passage_source")
     facts = json.loads((tmp_path / "training.json").read_text())
