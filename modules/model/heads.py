@@ -74,9 +74,9 @@ class TaskModel(nn.Module):
         Answers share their beginning unless dropout inside the decoder would then be drawn once
         for all of them instead of for each: another sample of the same distribution.
         """
-        drawn = self.training and any(
-            value for name, value in self.decoder.config if name.endswith("_dropout")
-        )
+        rates = [value for name, value in self.decoder.config if name.endswith("_dropout")]
+        rates += [m.p for m in self.decoder.modules() if isinstance(m, nn.Dropout)]  # adapters'
+        drawn = self.training and any(rates)
         share = self.config.format == "multiple_choice" and not drawn
         return pack(tokens, extract, share=share)
 

@@ -55,11 +55,11 @@ class Between(L.Callback):
         safety: Safety,
         meter: Meter,
         writer: Writer,
-        *,
-        validates: Callable[[int], bool],
+        val_every: int,
+        val_also: Collection[int],
     ) -> None:
-        self.config, self.safety, self.validates = config, safety, validates
-        self.meter, self.writer = meter, writer
+        self.config, self.safety, self.meter, self.writer = config, safety, meter, writer
+        self.val_every, self.val_also = val_every, val_also
         self.interrupted = False
 
     def on_train_start(self, trainer: L.Trainer, module: Training) -> None:  # type: ignore[override]
@@ -79,7 +79,8 @@ class Between(L.Callback):
             return
         last = module.over
         validation: dict[str, float] = {}
-        if last or self.validates(module.done):
+        due = self.val_every and module.done % self.val_every == 0
+        if last or due or module.done in self.val_also:
             validation = finite(module.validate(), module.done)
             ranks.reshard(module.model)
         if last or validation or module.done % self.config.log_every == 0:
@@ -90,8 +91,7 @@ class Between(L.Callback):
         module.keep()
         if stop or module.done % self.config.checkpoint_every == 0:
             self.save(trainer, module)
-        if stop and not last:
-            self.interrupted = True
+        self.interrupted = stop and not last
         trainer.should_stop |= self.interrupted or last
 
     def save(self, trainer: L.Trainer, module: Training) -> None:
@@ -165,9 +165,6 @@ def run(
     if module.over:
         return True
 
-    def validates(step: int) -> bool:
-        return step in val_also or bool(val_every and step % val_every == 0)
-
     if config.recompute:
         ranks.recompute(module.model)
     keep, background = config.keep_checkpoints, config.background_saves
@@ -176,7 +173,7 @@ def run(
         _quiet(),
         reproducible(config.device_kind),
     ):
-        between = Between(config, safety, Meter(tokens, flops), writer, validates=validates)
+        between = Between(config, safety, Meter(tokens, flops), writer, val_every, val_also)
         trainer = L.Trainer(
             accelerator="gpu" if config.device_kind == "cuda" else "cpu",
             devices=config.devices,
@@ -212,11 +209,10 @@ def finished(out: Path, safety: Safety) -> dict[str, int] | None:
 
     A process killed after its last byte has nothing to do again but to drop the state.
     """
-    path = out / FACTS
+    path, weights = out / FACTS, out / WEIGHTS
     if not path.exists():
         return None
     facts = json.loads(path.read_text())
-    weights = out / WEIGHTS
     if facts["fingerprint"] != safety.fingerprint or not weights.exists():
         return None
     if sha256(weights) != facts["weights_sha256"]:
@@ -296,8 +292,8 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+        for said in ("does not have many workers", "GPU available but not used"):
+            warnings.filterwarnings("ignore", message=f".*{said}.*")
         try:
             yield
         finally:

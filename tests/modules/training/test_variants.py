@@ -13,7 +13,7 @@ import torch
 from modules import tokenizer as bpe
 from modules.files import read_jsonl
 from modules.model import checkpoint
-from modules.model.base import Decoder
+from modules.model.heads import TaskModel
 from modules.tasks import TASKS
 from modules.training import lora, objective
 from modules.training.build import build
@@ -98,15 +98,14 @@ def test_tuned_adapters_are_asked_without_peft(pretrained, toy_tasks, tmp_path, 
 
 def test_frozen_states_are_read_once(pretrained, toy_tasks, tmp_path, monkeypatch):
     read = []
-    real = Decoder.read_tokens
+    real = TaskModel.pack
 
-    def counting(self, tokens):
-        if torch.is_grad_enabled():
-            read.append("with gradient")
-        read.append(len(tokens))
-        return real(self, tokens)
+    def counting(self, tokens, extract):
+        assert not torch.is_grad_enabled()
+        read.append(extract.numel())  # sequences
+        return real(self, tokens, extract)
 
-    monkeypatch.setattr(Decoder, "read_tokens", counting)
+    monkeypatch.setattr(TaskModel, "pack", counting)
     config = config_of(use="features", epochs=5)
     counts = finetune(pretrained, toy_tasks, tmp_path, config, task="passage_source")
     assert counts["steps"] == 30
@@ -115,6 +114,16 @@ def test_frozen_states_are_read_once(pretrained, toy_tasks, tmp_path, monkeypatc
     assert all(torch.equal(t, new[name][: len(t)]) for name, t in old.items())
     losses = [row["loss"] for row in read_jsonl(tmp_path / "curve.jsonl")]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_answers_share_their_beginning_unless_adapters_drop(dropout, pretrained):
+    config = config_of(dropout=0.0, lora=LORA.but(dropout=dropout))
+    model = build(pretrained, TASKS["next_passage"], config)
+    sequence = (280, *range(1, 30), 282)
+    batch = collate([Encoded("x", (sequence, sequence), 0, False)])
+    shared = len(model.pack(batch.tokens, batch.extract).tokens) < 2 * len(sequence)
+    assert shared == (dropout == 0)
 
 
 @pytest.mark.parametrize("task", ["passage_source", "next_passage"])
