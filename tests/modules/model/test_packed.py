@@ -8,7 +8,6 @@ from torch import Tensor
 
 from modules.kernels import build
 from modules.kernels.ops import in_place_gradients
-from modules.model import packed as packing
 from modules.model.base import Decoder
 from modules.model.gpt import GPT, GPTConfig
 from modules.model.heads import HeadConfig, TaskModel
