@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.charts import markdown_table
+from flows.charts import markdown_table, reliability
 from flows.stage import Stage, show, stage
 from modules import presets
 from modules.files import Progress, write_json
@@ -58,7 +58,8 @@ def score(
     path = model if isinstance(model, Path) else model.path
     source = identity(model) if isinstance(model, Path) else model
     data = at.workspace.data
-    file = find_split(task, data, "test")
+    splits = {config.split_of(task), *([task.examples] if task.examples else [])}
+    files = sorted({find_split(task, data, split) for split in splits})
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
         from dataclasses import asdict
@@ -68,6 +69,10 @@ def score(
         scores = [asdict(x) for x in evaluate(path, task, data, out, config, progress)]
         write_json(out / "scores.json", scores)
         at.log({f"zero_shot/{x['task']}/{x['metric']}": x["value"] for x in scores})
+        answers = out / "items" / f"{task.name}.reliability.json"
+        if answers.exists():
+            bins = json.loads(answers.read_text())["bins"]
+            at.attach(reliability(bins), f"reliability-{task.name}.png")
         return {"scores": len(scores), "items": max(x["n"] for x in scores)}
 
     return at.make(
@@ -75,7 +80,7 @@ def score(
         f"{name}-{task.name}".lower(),
         step,
         config=ScoringStep(task=task.name, settings=config),
-        inputs={"checkpoint": source, "task": versions.data_fingerprint(at.workspace, [file])},
+        inputs={"checkpoint": source, "task": versions.data_fingerprint(at.workspace, files)},
         version=task.version,
         title=f"zero-shot {task.name}",
     )

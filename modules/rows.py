@@ -1,4 +1,4 @@
-"""Read a data set's rows from the file they lie in: JSON lines, CSV, TSV or Parquet.
+"""Read a data set's rows from the file they lie in: JSON lines, CSV, TSV, Parquet or plain text.
 
 The public sets come as any of these. Values keep their types where the file has types; in CSV and
 TSV all are text.
@@ -13,8 +13,8 @@ from modules.files import MAX_LINE, read_jsonl
 
 Row = dict[str, Any]
 
-ENDINGS = (".jsonl", ".jsonl.zst", ".csv", ".tsv", ".parquet", "-00000-of-00001.parquet")
-"""What may follow a split's name; the last one is how the hub names a split of one file."""
+ENDINGS = (".jsonl", ".jsonl.zst", ".csv", ".tsv", ".parquet", "-00000-of-00001.parquet", ".txt")
+"""What may follow a split's name; -00000-of- is how the hub names a split of one file."""
 BATCH = 1024  # Parquet rows held at a time
 
 
@@ -43,7 +43,22 @@ def read_rows(path: Path) -> Iterator[Row]:
         return _table(path, delimiter=",", strict=True)
     if path.suffix == ".tsv":  # as GLUE's: quotation marks are text
         return _table(path, delimiter="\t", quoting=csv.QUOTE_NONE)
+    if path.suffix == ".txt":
+        return _lines(path)
     return read_jsonl(path)
+
+
+def _lines(path: Path) -> Iterator[Row]:
+    """Yield the lines of a plain text, without their ends, under `text`."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield {"text": line.removesuffix(b"\n").decode()}
+            except UnicodeDecodeError as error:
+                if not file.read(1):  # enwik8 is cut at 100,000,000 bytes, wherever that is
+                    yield {"text": line.decode(errors="ignore")}
+                    continue
+                raise ValueError(f"{path}, line {number}: not UTF-8 ({error})") from None
 
 
 def _table(path: Path, **dialect: Any) -> Iterator[Row]:

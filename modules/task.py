@@ -5,7 +5,7 @@ A benchmark is one file in modules/tasks/ with a TASK in it. The same Task serve
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,7 +75,8 @@ class Passage:
     units: int  # canonical units of the benchmark: words, bytes, characters
     original: str = ""  # the file's own form, where a de-tokenizer changed it
     domain: str = ""
-    fallback: bool = False  # the de-tokenizer could not be undone: the raw text is read
+    fallback: int = 0  # lines whose de-tokenizer could not be undone: they are read raw
+    before: str = ""  # text read before it, which is scored elsewhere
 
 
 Item = Example | Choice | Cloze | Prompt | Passage
@@ -122,6 +123,9 @@ class Task:
     paper: str = ""  # section of the paper whose protocol this follows
     reference: dict[str, float] = field(default_factory=dict)  # the paper's result, by model
     note: str = ""  # why a score here does not compare with the paper's, if so
+    shots: int = 0  # examples before each prompt, where the task has them
+    few_shot: Callable[[int], Items] | None = None  # `items` by the number of examples
+    examples: str = ""  # split whose first rows are the examples; empty: rows marked so by `use`
     generation: dict[str, Any] = field(default_factory=dict)  # max_new_tokens, top_k, stop, ...
     variant: str = ""  # what `items` is called in the protocol where there are `variants` beside it
     variants: dict[str, Items] = field(
@@ -239,6 +243,26 @@ def load_split(task: Task, data: Path, split: str) -> Split:
         kept.append(row)
     chosen = task.pick[split](kept) if split in task.pick else kept
     return Split(chosen, gold, len(rows) - len(kept))
+
+
+def with_shots(task: Task, shots: int) -> Task:
+    """Return a task with another number of examples before each prompt.
+
+    Raises:
+        ValueError: the task has no examples.
+    """
+    if task.few_shot is None:
+        raise ValueError(f"task {task.name} has no examples before its prompts")
+    return replace(task, items=task.few_shot(shots), shots=shots)
+
+
+def asked_rows(task: Task, data: Path, split: str) -> list[Row]:
+    """Read a split's rows, before them those that serve as examples."""
+    rows = load_rows(task, data, split)
+    if not (task.examples and task.shots):
+        return rows
+    examples = load_rows(task, data, task.examples)[: task.shots]
+    return [{**r, "use": "example", "id": f"{task.examples}/{r['id']}"} for r in examples] + rows
 
 
 def renamed(task: Task, row: Row) -> Row:

@@ -131,11 +131,12 @@ def _new_version(ws: Workspace, client: "MlflowClient", payload: dict[str, Any])
     """Save the checkpoint as a pyfunc model under its run, and make a version of it."""
     checkpoint = artifacts.checkout(ws, payload["fingerprint"])
     run = run_id(ws, payload["run"])
+    place = f"models/{payload['name']}/{payload['version']}"  # a run may make several models
     with tempfile.TemporaryDirectory(dir=ws.state) as folder:
         model = Path(folder) / "model"
         served.save(checkpoint, model)
-        client.log_artifacts(run, str(model), "model")
-    source = f"{client.get_run(run).info.artifact_uri}/model"
+        client.log_artifacts(run, str(model), place)
+    source = f"{client.get_run(run).info.artifact_uri}/{place}"
     tags = {FINGERPRINT: payload["fingerprint"], "textmill.version": str(payload["version"])}
     return client.create_model_version(
         payload["name"], source=source, run_id=run, tags=payload["tags"] | tags

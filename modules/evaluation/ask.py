@@ -147,6 +147,7 @@ def passage_rows(
         subject.tokenizer,
         [item.text for item in items],
         stride=stride,
+        before=[item.before for item in items],
         **how,
     )
     return [

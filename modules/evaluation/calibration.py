@@ -46,9 +46,14 @@ def edges(confidence: Array, binning: Binning, n_bins: int) -> Array:
 def reliability(
     probabilities: Array, labels: Whole, binning: Binning = "equal_width", n_bins: int = N_BINS
 ) -> list[dict[str, float]]:
-    """Return each bin that holds examples: {low, high, n, confidence, accuracy}."""
-    confidence = probabilities.max(1)
-    right = probabilities.argmax(1) == labels
+    """Return the bins of classifications: see `bins`."""
+    return bins(probabilities.max(1), probabilities.argmax(1) == labels, binning, n_bins)
+
+
+def bins(
+    confidence: Array, right: NDArray[np.bool_], binning: Binning, n_bins: int = N_BINS
+) -> list[dict[str, float]]:
+    """Return each bin that holds answers: {low, high, n, confidence, accuracy}."""
     inner = edges(confidence, binning, n_bins)
     place = np.searchsorted(inner, confidence, side="left")  # low < confidence <= high
     low, high = np.concatenate([[0.0], inner]), np.concatenate([inner, [1.0]])
@@ -64,10 +69,10 @@ def reliability(
     ]
 
 
-def expected_error(bins: Sequence[dict[str, float]]) -> float:
+def expected_error(found: Sequence[dict[str, float]]) -> float:
     """Return the expected calibration error: the bins' mean gap, weighed by their examples."""
-    total = sum(b["n"] for b in bins)
-    return sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / total
+    total = sum(b["n"] for b in found)
+    return sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in found) / total
 
 
 def brier(probabilities: Array, labels: Whole) -> float:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from modules.config import Config
+from modules.task import Task
 
 Precision = Literal["float32", "bfloat16"]
 Convention = Literal["paper", "harness"]
@@ -13,8 +14,10 @@ Convention = Literal["paper", "harness"]
 class ZeroShotConfig(Config):
     """How much of a benchmark is asked, and how."""
 
-    split: str = "test"
-    """Split asked, of benchmarks that have splits."""
+    split: str | None = None
+    """Split asked, of benchmarks that have splits; none: the one their paper reports."""
+    shots: dict[str, int] = Field(default_factory=dict)
+    """Examples before each prompt, by benchmark; those not named take their own number."""
     limit: int | None = Field(None, ge=1)
     """Items per benchmark and variant, evenly spread over it; none: all."""
     convention: Convention = "paper"
@@ -38,6 +41,14 @@ class ZeroShotConfig(Config):
     """Seed of sampled continuations and of the bootstrap."""
     bootstrap_samples: int = Field(1000, ge=1)
     """Resamples behind each 95 % interval."""
+
+    def split_of(self, task: Task) -> str:
+        """Return the split asked of a benchmark."""
+        return self.split or (task.scored[0] if task.splits else "test")
+
+    def shots_of(self, task: Task) -> int:
+        """Return how many examples stand before each of its prompts."""
+        return self.shots.get(task.name, task.shots)
 
     def tokens_at_once(self) -> int:
         """Return how many tokens are read at once."""

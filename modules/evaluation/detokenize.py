@@ -2,38 +2,35 @@
 
 GPT-2, section 3.1: because the rules are invertible, the likelihood of the cleaned text is the
 likelihood of the data set. The authors' rules were never published and public ones are not
-invertible, so here a style is a pair (glue rules, retokenize), and a gap between two tokens is
-only closed where retokenising the whole line gives the line back byte for byte. Where that cannot
-be reached the raw line is used; both cases are counted.
+invertible, so here a style (modules/evaluation/styles.py) is a pair: what to undo, and how to do it
+again. A gap between two tokens is only closed where doing it all again gives the line back byte for
+byte. A line for which that cannot be reached is read as it is, after one space, which no cleaned
+text begins with: so `restore` is the inverse of `detokenize` on every line, without a side channel.
+Raw lines are counted.
 """
 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-from modules.task import Passage, Row, row_id
-
-Rule = tuple[re.Pattern[str], str]
-CLITICS = ["'s", "'re", "'ve", "'ll", "'d", "'m"]
-TITLES = ["Mr", "Mrs", "Dr"]
-ABBREVIATIONS = [
-    *TITLES,
-    *("Ms", "St", "No", "Nos", "vs", "Jr", "Sr", "Col", "Gen", "Lt", "Inc", "Co", "Bros"),
-    *("al", "pp", "v", r"e\.g", r"i\.e", "[A-Z]"),
-]
-LETTER = r"(?<=[^\W\d]|[>.])"  # what a clitic hangs on; > ends <unk>
+Rule = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
+NOTHING = re.compile(r"(?!)")
 
 
 @dataclass(frozen=True)
 class Style:
     """One way to tokenise text: what to glue when undoing it, and how to do it again."""
 
-    before: frozenset[str]  # tokens without a space before them
-    after: frozenset[str]  # tokens without a space after them
     redo: tuple[Rule, ...]  # substitutions that tokenise natural text, in order
+    before: re.Pattern[str] = NOTHING  # tokens without a space before them
+    after: re.Pattern[str] = NOTHING  # tokens without a space after them
     infix: dict[str, str] = field(default_factory=dict)  # token -> text, glued on both sides
+    between_digits: frozenset[str] = frozenset()  # glued on both sides where digits are
+    pairs: frozenset[tuple[str, str]] = frozenset()  # two tokens of one word
     swap: dict[str, str] = field(default_factory=dict)  # token -> text
-    alternate: frozenset[str] = frozenset()  # quotes that open and close with the same token
+    quotes: frozenset[str] = frozenset()  # open and close with the same token, in turn
+    finish: tuple[Rule, ...] = ()  # substitutions on the whole text: case, full stop
 
 
 @dataclass(frozen=True)
@@ -45,104 +42,33 @@ class Detokenized:
     raw: bool
 
 
-def rules(*pairs: tuple[str, str]) -> tuple[Rule, ...]:
+def rules(*pairs: tuple[str, str | Callable[[re.Match[str]], str]]) -> tuple[Rule, ...]:
     """Compile substitutions."""
     return tuple((re.compile(pattern), replacement) for pattern, replacement in pairs)
 
 
-def clitics(extra: str) -> tuple[str, str]:
-    """Return the rule that splits 's, 're, ... and n't (or 't) from the word."""
-    return (rf"{LETTER}({extra}|{'|'.join(CLITICS)})(?!\w)", r" \1")
-
-
-def stops(closing: str) -> tuple[str, str]:
-    """Return the rule that splits , ; : ! ? where a word ends."""
-    return (rf"(?<=\S)([,;:!?])(?=[,;:!?.]*(?:[\s{closing}]|$))", r" \1 ")
-
-
-def period(closing: str, abbreviations: list[str], after: str) -> tuple[str, str]:
-    """Return the rule that splits a full stop from a word that is no abbreviation."""
-    keep = "".join(rf"(?<!\b{word})" for word in abbreviations)
-    return (rf"(?<={after}){keep}\.(?=[\s{closing}]|$)", " . ")
-
-
-HYPHEN = (r"(?<=[\w>])-(?=[\w<])", " @-@ ")
-NUMBER = ((r"(?<=[\d>]),(?=[\d<])", " @,@ "), (r"(?<=[\d>])\.(?=[\d<])", " @.@ "))
-DASH = (r"(?<=[^\s-])--(?=[^\s-])", " -- ")
-INFIX = {"@-@": "-", "@,@": ",", "@.@": "."}
-ENDS = frozenset([",", ".", ";", ":", "!", "?", ")", "]"])
-CLOSING = r"\"()\[\]"
-
-WIKITEXT_STYLE = Style(
-    before=ENDS | {"..", "n't", *CLITICS},
-    after=frozenset({"(", "["}),
-    redo=rules(
-        HYPHEN,
-        *NUMBER,
-        (r'(["()\[\]])', r" \1 "),
-        DASH,
-        stops(CLOSING),
-        period(CLOSING, TITLES, r"\S"),
-        clitics("n't"),
-    ),
-    infix=INFIX | {"--": "--"},
-    alternate=frozenset('"'),
-)
-"""The sample set's wikitext_style: as WikiText, but contractions as in the Penn Treebank."""
-
-WIKITEXT = Style(
-    before=ENDS | {"'t", "%", "°", "'", *CLITICS},
-    after=frozenset({"(", "[", "$", "£", "¥", "#"}),
-    redo=rules(
-        HYPHEN,
-        *NUMBER,
-        (r'(["()\[\]/])', r" \1 "),
-        (r"([$£¥#])(?=[\w<])", r"\1 "),
-        (r"(?<=[\w>])([%°])", r" \1"),
-        stops(CLOSING),
-        period(CLOSING, ABBREVIATIONS, r"[^\s.]"),
-        (r"(?<=[sz>])'(?=[\s\"()\[\],.;:]|$)", " '"),
-        clitics("'t"),
-    ),
-    infix=INFIX | {"/": "/"},
-    alternate=frozenset('"'),
-)
-"""The released WikiText-2 and WikiText-103 files (word level, with <unk>)."""
-
-TREEBANK = Style(
-    before=ENDS - {")", "]"} | {"..", "n't", "''", "-RRB-", *CLITICS},
-    after=frozenset({"``", "-LRB-"}),
-    redo=rules(
-        (r'(?:(?<=\s)|(?<=^)|(?<=\())"(?=\S)', " `` "),
-        (r'"', " '' "),
-        (r"\(", " -LRB- "),
-        (r"\)", " -RRB- "),
-        DASH,
-        stops(""),
-        period("", TITLES, r"\S"),
-        clitics("n't"),
-    ),
-    infix={"--": "--"},
-    swap={"``": '"', "''": '"', "-LRB-": "(", "-RRB-": ")"},
-)
-"""Penn Treebank tokens with punctuation, as parsers print them."""
-
-PTB = Style(before=frozenset({"n't", *CLITICS}), after=frozenset(), redo=rules(clitics("n't")))
-"""Mikolov's PTB: lower case, no punctuation, N for numbers, <unk>; only clitics can be undone."""
+def substitute(text: str, substitutions: tuple[Rule, ...]) -> str:
+    """Apply substitutions in order."""
+    for pattern, replacement in substitutions:
+        text = pattern.sub(replacement, text)
+    return text
 
 
 def retokenize(text: str, style: Style) -> str:
-    """Tokenise natural text in a style: the inverse of `detokenize`."""
-    for pattern, replacement in style.redo:
-        text = pattern.sub(replacement, text)
-    return " ".join(text.split())
+    """Tokenise natural text in a style, as the benchmark's makers did."""
+    return " ".join(token for token in substitute(text, style.redo).split(" ") if token)
+
+
+def restore(text: str, style: Style) -> str:
+    """Return the line that `detokenize` made this text of."""
+    return text[1:] if text.startswith(" ") else retokenize(text, style)
 
 
 def detokenize(line: str, style: Style) -> Detokenized:
-    """Return natural text that `retokenize` turns back into exactly `line`.
+    """Return natural text that `restore` turns back into exactly `line`.
 
     The line comes without line end and outer spaces. Joins that do not survive the way back are
-    undone one by one; a line that still does not come back is returned as it is, `raw`.
+    undone one by one; a line that still does not come back is returned after a space, `raw`.
     """
     tokens = line.split(" ")
     glued = glue(tokens, style)
@@ -150,29 +76,30 @@ def detokenize(line: str, style: Style) -> Detokenized:
     for _ in range(len(tokens)):
         text = render(tokens, glued, style)
         again = retokenize(text, style)
-        if again == line:
+        if again == line and not text.startswith(" "):
             return Detokenized(text, kept=wanted - sum(glued), raw=False)
         if not unglue(tokens, again.split(" "), glued, style):
             break
-    return Detokenized(line, kept=wanted, raw=True)
+    return Detokenized(" " + line, kept=wanted, raw=True)
 
 
 def glue(tokens: list[str], style: Style) -> list[bool]:
     """Decide for the gap after each token (but the last) whether it closes."""
-    glued = [False] * len(tokens)
-    opened: dict[str, bool] = {}
+    sides = [(bool(style.before.fullmatch(t)), bool(style.after.fullmatch(t))) for t in tokens]
+    opened: set[str] = set()
     for i, token in enumerate(tokens):
-        left, right = token in style.before, token in style.after
-        if token in style.infix and 0 < i < len(tokens) - 1:
-            left = right = True
-        if token in style.alternate:
-            opened[token] = not opened.get(token, False)
-            left, right = not opened[token], opened[token]
-        if left and i:
-            glued[i - 1] = True
-        if right and i < len(tokens) - 1:
-            glued[i] = True
-    return glued
+        earlier, later = tokens[i - 1] if i else "", tokens[i + 1] if i + 1 < len(tokens) else ""
+        if earlier and later and token in style.infix:
+            sides[i] = (True, True)
+        if token in style.between_digits and earlier[-1:].isdigit() and later[:1].isdigit():
+            sides[i] = (True, True)
+        if token in style.quotes:
+            closes = token in opened or (token == "'" and earlier[-1:] in ("s", "z"))
+            opened ^= {token} if (token in opened) == closes else set()
+            sides[i] = (closes, not closes)
+    joined = zip(pairwise(sides), pairwise(tokens), strict=True)
+    closed = [a[1] or b[0] or pair in style.pairs for (a, b), pair in joined]
+    return [*closed, False]
 
 
 def render(tokens: list[str], glued: list[bool], style: Style) -> str:
@@ -183,7 +110,7 @@ def render(tokens: list[str], glued: list[bool], style: Style) -> str:
             token = style.infix[token]
         pieces.append(style.swap.get(token, token))
         pieces.append("" if glued[i] else " ")
-    return "".join(pieces).rstrip(" ")
+    return substitute("".join(pieces).rstrip(" "), style.finish)
 
 
 def unglue(tokens: list[str], again: list[str], glued: list[bool], style: Style) -> bool:
@@ -210,27 +137,3 @@ def rates(lines: Iterable[str], style: Style) -> dict[str, int]:
         counts["lines"] += 1
         counts["raw" if result.raw else "partly" if result.kept else "exact"] += 1
     return counts
-
-
-def natural(column: str, style: Style) -> Callable[[list[Row]], list[Passage]]:
-    """Return the items of tokenised rows as natural text, scored per token of the file."""
-    return lambda rows: [passage(row, i, column, style) for i, row in enumerate(rows)]
-
-
-def raw(column: str) -> Callable[[list[Row]], list[Passage]]:
-    """Return the items of tokenised rows as they are."""
-    return lambda rows: [passage(row, i, column, None) for i, row in enumerate(rows)]
-
-
-def passage(row: Row, number: int, column: str, style: Style | None) -> Passage:
-    """Return one line: the model reads it with its line end, which is a unit too (WikiText)."""
-    line = row[column].strip()
-    result = detokenize(line, style) if style else Detokenized(line, kept=0, raw=False)
-    return Passage(
-        row_id(row, number),
-        result.text + "\n",
-        units=len(line.split()) + 1,
-        original=line + "\n",
-        domain=row.get("domain", ""),
-        fallback=result.raw,
-    )

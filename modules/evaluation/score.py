@@ -80,15 +80,18 @@ def rolling_logprobs(
     texts: Sequence[str],
     *,
     stride: int,
+    before: Sequence[str] = (),
     batch_tokens: int = BATCH_TOKENS,
     precision: Precision = "float32",
     remember: Remember = afresh,
     progress: Progress = silent,
 ) -> list[tuple[float, int]]:
-    """Return (log P in nats, tokens) of each whole text."""
+    """Return (log P in nats, tokens) of each whole text, given what stands before it."""
     positions = model.config.n_positions
+    contexts = [tokenizer.encode(text) if text else [] for text in before] or [[]] * len(texts)
     groups = [
-        rolling_spans(tokenizer.encode(text), tokenizer.eot, positions, stride) for text in texts
+        rolling_spans(tokenizer.encode(text), tokenizer.eot, positions, stride, context)
+        for text, context in zip(texts, contexts, strict=True)
     ]
     flat = [[span] for spans in groups for span in spans]
     how: dict[str, Any] = {"batch_tokens": batch_tokens, "precision": precision}

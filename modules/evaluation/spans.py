@@ -73,16 +73,20 @@ def pair_spans(
     return [Span((a + b)[drop:], len(b), drop) for (a, b), drop in zip(pairs, drops, strict=True)]
 
 
-def rolling_spans(tokens: list[int], eot: int, positions: int, stride: int) -> list[Span]:
+def rolling_spans(
+    tokens: list[int], eot: int, positions: int, stride: int, before: Sequence[int] = ()
+) -> list[Span]:
     """Cut a text into windows so that every token is scored once, the first after end-of-text.
+
+    Tokens `before` it are context only.
 
     Windows advance by `stride` tokens and hold `positions` tokens of context where there are; with
     stride = positions they are the harness's disjoint windows.
     """
     assert 0 < stride <= positions, f"stride {stride} of {positions} positions"
-    text, spans, done = [eot, *tokens], [], 0
-    while done < len(tokens):
-        end = min(done + (stride if done else positions), len(tokens))
+    text, spans, done = [eot, *before, *tokens], [], len(before)
+    while done < len(text) - 1:
+        end = min(done + (stride if done else positions), len(text) - 1)
         spans.append(Span(text[max(0, end - positions) : end + 1], end - done))
         done = end
     return spans

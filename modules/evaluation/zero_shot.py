@@ -9,20 +9,20 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from modules.evaluation import ask
+from modules.evaluation.confidence import most_confident, reliability_of
 from modules.evaluation.config import ZeroShotConfig
 from modules.evaluation.journal import Journal, Remember
 from modules.evaluation.metrics import bleu_signature, interval
 from modules.files import Progress, json_line, read_jsonl, silent, write_json, write_jsonl
-from modules.task import Item, Row, Score, Task, load_rows
+from modules.task import Item, Items, Row, Score, Task, asked_rows, with_shots
 
 FORMAT = 1  # of the journal and the items; raised where the planning of passes changes
-CONFIDENT = (1, 10)  # per cent of the answers; GPT-2, section 3.8 has 1
 
 
 def evaluate(
@@ -72,8 +72,14 @@ def evaluate_subject(
     progress: Progress = silent,
 ) -> list[Score]:
     """Ask a loaded model one benchmark; what `out` holds of the same asking is used again."""
-    rows = load_rows(task, data, config.split)
-    variants = {name: spread(make(rows), config.limit) for name, make in ways_to_ask(task).items()}
+    split = config.split_of(task)
+    if config.shots_of(task) != task.shots:
+        task = with_shots(task, config.shots_of(task))
+    rows = asked_rows(task, data, split)
+    variants = {
+        name: spread(make_items(task, make, rows), config.limit)
+        for name, make in ways_to_ask(task).items()
+    }
     settings = settings_of(config, subject.positions)
     about = {
         "format": FORMAT,
@@ -81,7 +87,7 @@ def evaluate_subject(
         "positions": subject.positions,
         "task": task.name,
         "task_version": task.version,
-        "split": config.split,
+        "split": split,
         "items": fingerprint(variants),
         "settings": asdict(settings),
     }
@@ -97,9 +103,17 @@ def evaluate_subject(
         results += [{"variant": name, **row} for row in asked]
     check_finite(task, results)
     write_jsonl(path, results)
+    if task.generation.get("confidence"):
+        write_reliability(task, results, path.with_name(f"{task.name}.reliability.json"))
     write_json(facts, {"about": about, "config": config.model_dump(mode="json")})
     journal.close(finished=True)
     return recompute(out, task)
+
+
+def write_reliability(task: Task, rows: Sequence[Row], path: Path) -> None:
+    """Write what a reliability diagram of the answers needs, for the way that is scored."""
+    own = [row for row in rows if row["variant"] == task.variant]
+    write_json(path, reliability_of(own, next(iter(task.metrics.values()))))
 
 
 def recompute(out: Path, task: Task) -> list[Score]:
@@ -152,6 +166,14 @@ def ways_to_ask(task: Task) -> dict[str, Any]:
     return {task.variant: task.items, **task.variants}
 
 
+def make_items(task: Task, make: Items, rows: list[Row]) -> list[Item]:
+    """Turn a task's rows into items; a wrong row's message names the task."""
+    try:
+        return make(rows)
+    except ValueError as error:
+        raise ValueError(f"task {task.name}: {error}") from None
+
+
 def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
     """Return at most `limit` items, evenly spread."""
     if limit is None or limit >= len(items):
@@ -202,7 +224,7 @@ def score_of(
     )
     if not math.isfinite(value):
         raise ValueError(f"task {task.name}: {name} over {len(rows)} items is {value}")
-    split = config.split if task.splits else "test"
+    split = config.split_of(task) if task.splits else "test"
     return Score(task.name, name, value, len(rows), low, high, split, task.version, protocol)
 
 
@@ -239,6 +261,8 @@ def protocol_of(
     if task.format == "multiple_choice":
         how = "mean token" if config.convention == "paper" else "summed"
         protocol["answer"] = f"highest {how} log-probability"
+    if task.few_shot:
+        protocol["shots"] = config.shots_of(task)
     if task.format == "generation":
         protocol |= ask.generation_settings(task, positions) | {"seed": config.seed}
     return protocol
@@ -248,13 +272,8 @@ def calibration(
     task: Task, rows: Sequence[Row], config: ZeroShotConfig, protocol: dict[str, Any]
 ) -> list[Score]:
     """Return the accuracy of the most confident answers, where there are enough of them."""
-    ranked = sorted(rows, key=lambda row: (-row["logprob"], row["id"]))
     name, scores = next(iter(task.metrics)), []
-    for percent in CONFIDENT:
-        top = ranked[: len(ranked) * percent // 100]
-        if top:
-            score = score_of(task, name, top, config, {**protocol, "most_confident": len(top)})
-            scores.append(
-                Score(**{**asdict(score), "metric": f"{name}_most_confident_{percent}_percent"})
-            )
+    for percent, top in most_confident(rows).items():
+        score = score_of(task, name, top, config, {**protocol, "most_confident": len(top)})
+        scores.append(replace(score, metric=f"{name}_most_confident_{percent}_percent"))
     return scores

@@ -1,11 +1,11 @@
 """Children's Book Test, verbs: which of ten words fills the gap in the 21st sentence.
 
-See cbt_like_CN for the protocol. The paper reports common nouns and named entities only.
+See cbt_cn for the protocol. The paper reports common nouns and named entities only.
 """
 
+from modules.evaluation.fillings import gaps
 from modules.evaluation.metrics import accuracy
 from modules.task import Task
-from modules.tasks.cbt_like_CN import gap_choices
 
 TASK = Task(
     name="cbt_like_V",
@@ -13,7 +13,7 @@ TASK = Task(
     version=1,
     source="zeroshot/cbt_like_V",
     columns=("context", "query", "candidates", "answer"),
-    items=gap_choices,
+    items=gaps("context", "query", "candidates"),
     metrics={"accuracy": accuracy},
     like="cam-cst/cbt V",
     paper="GPT-2 section 3.2",

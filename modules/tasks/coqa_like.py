@@ -7,19 +7,14 @@ Where story and history do not fit the model's context the story loses its begin
 """
 
 from modules.evaluation.metrics import coqa_exact_match, coqa_f1
-from modules.task import Prompt, Row, Task, row_id
+from modules.evaluation.prompts import ANSWER, conversations
+from modules.paper_gpt2 import published
+from modules.task import Row, Task
 
 
-def turns(rows: list[Row]) -> list[Prompt]:
-    """Make one prompt per turn, with the turns before it and their answers."""
-    found = []
-    for number, row in enumerate(rows):
-        history = row["story"].strip() + "\n"
-        for turn, asked in enumerate(row["turns"]):
-            prompt = f"{history}Q: {asked['question'].strip()}\nA:"
-            found.append(Prompt(f"{row_id(row, number)}/{turn}", prompt, tuple(asked["answers"])))
-            history = f"{prompt} {asked['answers'][0]}\n"
-    return found
+def turns(row: Row) -> list[tuple[str, tuple[str, ...]]]:
+    """Return a row's questions and their answers."""
+    return [(turn["question"], tuple(turn["answers"])) for turn in row["turns"]]
 
 
 TASK = Task(
@@ -28,11 +23,11 @@ TASK = Task(
     version=1,
     source="zeroshot/coqa_like",
     columns=("story", "turns"),
-    items=turns,
+    like="EleutherAI/coqa",
+    items=conversations("story", turns),
     metrics={"f1": coqa_f1, "exact_match": coqa_exact_match},
-    like="stanfordnlp/coqa",
     paper="GPT-2 section 3.5",
-    reference={"1542M, F1": 55.0},
-    generation={"max_new_tokens": 32, "temperature": 0.0, "stop_at_line_end": True},
+    reference=published("CoQA F1, 1542M"),
+    generation=ANSWER,
     notes={"history": "gold", "turns": "all"},
 )

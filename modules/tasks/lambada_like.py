@@ -6,20 +6,10 @@ Perplexity is that of the last word. The passage is natural text (case and punct
 form of EleutherAI/lambada_openai: the target is what follows the last space.
 """
 
+from modules.evaluation.fillings import last_words
 from modules.evaluation.metrics import mean, perplexity
-from modules.task import Cloze, Row, Task, row_id
-
-
-def clozes(rows: list[Row]) -> list[Cloze]:
-    """Cut each text before its last word; the word keeps its space."""
-    found = []
-    for number, row in enumerate(rows):
-        context, _, word = row["text"].rstrip().rpartition(" ")
-        if not context:
-            raise ValueError(f"lambada_like, row {number + 1}: column 'text' has a single word")
-        found.append(Cloze(row_id(row, number), context, " " + word))
-    return found
-
+from modules.paper_gpt2 import published, table_3
+from modules.task import Task
 
 TASK = Task(
     name="lambada_like",
@@ -27,7 +17,7 @@ TASK = Task(
     version=1,
     source="zeroshot/lambada_like",
     columns=("text",),
-    items=clozes,
+    items=last_words("text"),
     metrics={
         "accuracy": mean,
         "accuracy_stop_word_filter": mean,
@@ -36,11 +26,6 @@ TASK = Task(
     },
     like="EleutherAI/lambada_openai",
     paper="GPT-2 section 3.3, Table 3",
-    reference={
-        "117M, accuracy": 45.99,
-        "1542M, accuracy": 63.24,
-        "1542M, no filter": 52.66,
-        "117M, perplexity": 35.13,
-        "1542M, perplexity": 8.63,
-    },
+    reference=table_3("LAMBADA accuracy", "LAMBADA perplexity")
+    | published("LAMBADA accuracy, no filter, 1542M"),
 )

@@ -7,21 +7,12 @@ the number of examples.
 """
 
 from modules.evaluation.metrics import exact_match
-from modules.task import Prompt, Row, Task, row_id
+from modules.evaluation.prompts import CLOSED_BOOK, questions
+from modules.paper_gpt2 import published
+from modules.task import Task
 
 SHOTS = 8
-
-
-def questions(rows: list[Row]) -> list[Prompt]:
-    """Turn rows {use, question, answers} into prompts after the first SHOTS examples."""
-    examples = [row for row in rows if row["use"] == "example"][:SHOTS]
-    context = "".join(f"Q: {row['question']}\nA: {row['answers'][0]}\n" for row in examples)
-    return [
-        Prompt(row_id(row, i), f"{context}Q: {row['question']}\nA:", tuple(row["answers"]))
-        for i, row in enumerate(rows)
-        if row["use"] != "example"
-    ]
-
+PROMPTS = questions("question", "answers")
 
 TASK = Task(
     name="open_qa",
@@ -29,16 +20,14 @@ TASK = Task(
     version=1,
     source="zeroshot/open_qa",
     columns=("use", "question", "answers"),
-    items=questions,
-    metrics={"exact_match": exact_match},
+    items=PROMPTS(SHOTS),
+    few_shot=PROMPTS,
+    shots=SHOTS,
     like="google-research-datasets/nq_open",
+    metrics={"exact_match": exact_match},
     paper="GPT-2 section 3.8",
-    reference={"1542M": 4.1, "1542M, most confident 1 %": 63.1},
-    generation={
-        "max_new_tokens": 16,
-        "temperature": 0.0,
-        "stop_at_line_end": True,
-        "confidence": True,
-    },
-    notes={"shots": SHOTS},
+    reference=published(
+        "Natural Questions accuracy, 1542M", "Natural Questions accuracy, most confident 1 %, 1542M"
+    ),
+    generation=CLOSED_BOOK,
 )

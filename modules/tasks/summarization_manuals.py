@@ -7,25 +7,14 @@ expression, and rouge-score with stemming.
 """
 
 from modules.evaluation.metrics import rouge1, rouge2, rouge_average, rouge_l
-from modules.task import Prompt, Row, Task, row_id
+from modules.evaluation.prompts import SUMMARY, summaries
+from modules.paper_gpt2 import published
+from modules.task import Row, Task
 
 
-def prompts(rows: list[Row], ending: str) -> list[Prompt]:
-    """Turn rows {text, summaries} into prompts."""
-    return [
-        Prompt(row_id(row, i), row["text"].strip() + ending, tuple(row["summaries"]))
-        for i, row in enumerate(rows)
-    ]
-
-
-def with_hint(rows: list[Row]) -> list[Prompt]:
-    """Ask for a summary."""
-    return prompts(rows, "\nTL;DR:")
-
-
-def without_hint(rows: list[Row]) -> list[Prompt]:
-    """Let the model go on after the text."""
-    return prompts(rows, "\n")
+def given(row: Row) -> list[str]:
+    """Return a row's summaries."""
+    return list(row["summaries"])
 
 
 TASK = Task(
@@ -34,7 +23,7 @@ TASK = Task(
     version=1,
     source="zeroshot/summarization_manuals",
     columns=("text", "summaries"),
-    items=with_hint,
+    items=summaries("text", given, "TL;DR:"),
     metrics={
         "rouge_average": rouge_average,
         "rouge1": rouge1,
@@ -42,9 +31,11 @@ TASK = Task(
         "rougeL": rouge_l,
     },
     variant="TL;DR:",
-    variants={"no hint": without_hint},
+    variants={"no hint": summaries("text", given, "")},
     like="abisee/cnn_dailymail 3.0.0",
     paper="GPT-2 section 3.6, Table 4",
-    reference={"1542M, average": 21.40, "1542M, no hint": 15.03},
-    generation={"max_new_tokens": 100, "top_k": 2, "first_sentences": 3},
+    reference=published(
+        "CNN/Daily Mail ROUGE average, 1542M", "CNN/Daily Mail ROUGE average, no hint, 1542M"
+    ),
+    generation=SUMMARY,
 )

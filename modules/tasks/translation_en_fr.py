@@ -6,27 +6,19 @@ here the shortest SHOTS example pairs, so that short contexts hold them, and sac
 """
 
 from modules.evaluation.metrics import bleu
-from modules.task import Prompt, Row, Task, row_id
+from modules.evaluation.prompts import TRANSLATION, translations
+from modules.paper_gpt2 import published
+from modules.task import Row, Task
 
 SHOTS = 3
 
 
-def prompts(rows: list[Row], source: str, target: str) -> list[Prompt]:
-    """Turn rows {use, en, fr} into prompts after the example pairs."""
-    examples = [row for row in rows if row["use"] == "example"]
-    shortest = sorted(examples, key=lambda row: len(row["en"]) + len(row["fr"]))[:SHOTS]
-    context = "".join(f"{row[source]} = {row[target]}\n" for row in shortest)
-    return [
-        Prompt(row_id(row, i), f"{context}{row[source]} =", (row[target],))
-        for i, row in enumerate(rows)
-        if row["use"] != "example"
-    ]
+def sides(row: Row) -> tuple[str, str]:
+    """Return the sentence to translate and its translation."""
+    return row["en"], row["fr"]
 
 
-def to_french(rows: list[Row]) -> list[Prompt]:
-    """Ask for French."""
-    return prompts(rows, "en", "fr")
-
+PROMPTS = translations(sides, shortest=True)
 
 TASK = Task(
     name="translation_en_fr",
@@ -34,16 +26,12 @@ TASK = Task(
     version=1,
     source="zeroshot/translation_en_fr",
     columns=("use", "en", "fr"),
-    items=to_french,
-    metrics={"bleu": bleu},
+    items=PROMPTS(SHOTS),
+    few_shot=PROMPTS,
+    shots=SHOTS,
     like="wmt/wmt14 fr-en",
+    metrics={"bleu": bleu},
     paper="GPT-2 section 3.7",
-    reference={"1542M, BLEU": 5.0},
-    generation={
-        "max_new_tokens": 80,
-        "temperature": 0.0,
-        "first_sentences": 1,
-        "stop_at_line_end": True,
-    },
-    notes={"shots": SHOTS},
+    reference=published("WMT-14 English to French BLEU, 1542M"),
+    generation=TRANSLATION,
 )

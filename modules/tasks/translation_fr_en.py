@@ -1,14 +1,18 @@
 """Translation, French to English: as translation_en_fr, with the pairs the other way round."""
 
 from modules.evaluation.metrics import bleu
-from modules.task import Prompt, Row, Task
-from modules.tasks.translation_en_fr import SHOTS, prompts
+from modules.evaluation.prompts import TRANSLATION, translations
+from modules.paper_gpt2 import published
+from modules.task import Row, Task
+from modules.tasks.translation_en_fr import SHOTS
 
 
-def to_english(rows: list[Row]) -> list[Prompt]:
-    """Ask for English."""
-    return prompts(rows, "fr", "en")
+def sides(row: Row) -> tuple[str, str]:
+    """Return the sentence to translate and its translation."""
+    return row["fr"], row["en"]
 
+
+PROMPTS = translations(sides, shortest=True)
 
 TASK = Task(
     name="translation_fr_en",
@@ -16,16 +20,12 @@ TASK = Task(
     version=1,
     source="zeroshot/translation_en_fr",
     columns=("use", "en", "fr"),
-    items=to_english,
-    metrics={"bleu": bleu},
+    items=PROMPTS(SHOTS),
+    few_shot=PROMPTS,
+    shots=SHOTS,
     like="wmt/wmt14 fr-en",
+    metrics={"bleu": bleu},
     paper="GPT-2 section 3.7",
-    reference={"1542M, BLEU": 11.5},
-    generation={
-        "max_new_tokens": 80,
-        "temperature": 0.0,
-        "first_sentences": 1,
-        "stop_at_line_end": True,
-    },
-    notes={"shots": SHOTS},
+    reference=published("WMT-14 French to English BLEU, 1542M"),
+    generation=TRANSLATION,
 )

@@ -6,53 +6,21 @@ does not say which gives its 70.70 %, Figure 3 has partial on top. Candidates lo
 article in mid-sentence, and double spaces are closed up.
 """
 
-import re
-
+from modules.evaluation.fillings import pronouns, whole
 from modules.evaluation.metrics import accuracy
-from modules.task import Choice, Row, Task, row_id
+from modules.paper_gpt2 import published
+from modules.task import Items, Row, Task
 
 
-def fillings(row: Row, number: int) -> list[tuple[str, str]]:
-    """Return (text up to and with the candidate, text after it) per candidate."""
-    before, gap, after = row["sentence"].partition("_")
-    if not gap:
-        raise ValueError(f"winograd_like, row {number + 1}: column 'sentence' has no '_'")
-    if row["label"] not in range(len(row["options"])):
-        raise ValueError(
-            f"winograd_like, row {number + 1}: column 'label' is {row['label']!r}; "
-            f"allowed: 0 to {len(row['options']) - 1}"
-        )
-    middle = bool(before.strip()) and before.strip()[-1] not in ".!?"
-    return [
-        (squeeze(before + (lower_article(option) if middle else option)), squeeze(after))
-        for option in row["options"]
-    ]
+def gap(row: Row) -> tuple[str, str, bool]:
+    """Return the text around the gap."""
+    before, found, after = row["sentence"].partition("_")
+    if not found:
+        raise ValueError(f"row {row['id']}: column 'sentence' has no '_'")
+    return before, after, False
 
 
-def lower_article(option: str) -> str:
-    """Lower-case a candidate's leading article."""
-    return re.sub(r"^(The|A|An) ", lambda m: m[0].lower(), option)
-
-
-def squeeze(text: str) -> str:
-    """Close up double spaces."""
-    return re.sub(" {2,}", " ", text)
-
-
-def partial(rows: list[Row]) -> list[Choice]:
-    """Score the words after the candidate, given those up to and with it."""
-    return [
-        Choice(row_id(row, i), tuple(fillings(row, i)), row["label"]) for i, row in enumerate(rows)
-    ]
-
-
-def full(rows: list[Row]) -> list[Choice]:
-    """Score the whole sentence with the candidate in it."""
-    return [
-        Choice(choice.id, tuple(("", a + b) for a, b in choice.candidates), choice.label)
-        for choice in partial(rows)
-    ]
-
+PARTIAL: Items = pronouns(gap)
 
 TASK = Task(
     name="winograd_like",
@@ -60,11 +28,11 @@ TASK = Task(
     version=1,
     source="zeroshot/winograd_like",
     columns=("sentence", "options", "label"),
-    items=partial,
+    items=PARTIAL,
     metrics={"accuracy": accuracy},
     variant="partial",
-    variants={"full": full},
-    like="lighteval/winograd_wsc wsc273",
+    variants={"full": whole(PARTIAL)},
+    like="ErnestSDavis/winograd_wsc wsc273",
     paper="GPT-2 section 3.4, Figure 3",
-    reference={"1542M": 70.70},
+    reference=published("Winograd accuracy, 1542M"),
 )

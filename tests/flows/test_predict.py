@@ -99,7 +99,8 @@ def test_the_champion_answers_in_any_process(tuned):
     code = """
 import json, sys, mlflow, pandas as pd
 m = mlflow.pyfunc.load_model("models:/textmill-p-verse_pairs@champion")
-assert [c.name for c in m.metadata.signature.inputs] == ["text_a", "text_b"]
+fields = [c.name for c in m.metadata.signature.inputs]
+assert fields == ["text_a", "text_b"], fields
 frame = pd.DataFrame({"text_a": ["a sea", "b"], "text_b": ["wood", "b"]}, index=[7, 9])
 got = m.predict(frame)
 assert list(got) == ["label", "index", "probability_different", "probability_same"], got

@@ -24,7 +24,7 @@ def write(folder, ending):
     return path
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", [e for e in ENDINGS if e != ".txt"])
 def test_every_format_gives_the_same_rows(tmp_path, ending):
     path = write(tmp_path, ending)
     assert find_rows(tmp_path / "train") == path
@@ -57,3 +57,19 @@ def test_a_damaged_file_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{name}, {message}|{name}: {message}"):
         list(read_rows(tmp_path / name))
+
+
+def test_plain_text_is_one_row_a_line(tmp_path):
+    (tmp_path / "x.txt").write_bytes("one\r\n\n two\u2028 M\u00fchle \n".encode())
+    assert find_rows(tmp_path / "x") == tmp_path / "x.txt"
+    texts = [row["text"] for row in read_rows(tmp_path / "x.txt")]
+    assert texts == ["one\r", "", " two\u2028 M\u00fchle "]
+
+
+def test_a_text_cut_inside_its_last_character_loses_that(tmp_path):
+    """enwik8 ends at 100,000,000 bytes, wherever that is."""
+    (tmp_path / "x.txt").write_bytes("a\nM\u00fc".encode()[:-1])
+    assert [row["text"] for row in read_rows(tmp_path / "x.txt")] == ["a", "M"]
+    (tmp_path / "x.txt").write_bytes("M\u00fc".encode()[:-1] + b"\nb\n")
+    with pytest.raises(ValueError, match=r"x\.txt, line 1: not UTF-8"):
+        list(read_rows(tmp_path / "x.txt"))

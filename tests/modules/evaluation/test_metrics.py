@@ -116,6 +116,42 @@ def test_bleu_equals_sacrebleu():
     assert "tok:13a" in m.bleu_signature() and "version:" in m.bleu_signature()
 
 
+@pytest.fixture(scope="module")
+def texts(data):
+    """Real sentences and shuffled halves of them, so that scores are neither 0 nor 100."""
+    from modules.files import find_jsonl, read_jsonl
+
+    rows = read_jsonl(find_jsonl(data / "zeroshot" / "translation_en_fr"))
+    sentences = [row["en"] for row in rows][:120]
+    words = [sentence.split() for sentence in sentences]
+    guesses = [" ".join(w[: len(w) // 2] + w[-3:]) for w in words]
+    return guesses, [[s, t] for s, t in zip(sentences, sentences[1:] + sentences[:1], strict=True)]
+
+
+def test_bleu_of_real_text_equals_sacrebleu(texts):
+    guesses, references = texts
+    for count in (1, 2):
+        refs = [r[:count] for r in references]
+        theirs = BLEU().corpus_score(guesses, [list(column) for column in zip(*refs, strict=True)])
+        assert 5 < theirs.score < 95
+        assert m.bleu(guesses, refs) == pytest.approx(theirs.score, rel=1e-9)
+
+
+def test_rouge_of_real_text_equals_rouge_score(texts):
+    from rouge_score.rouge_scorer import RougeScorer
+
+    guesses, references = texts
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    pairs = [(r[0], g) for g, r in zip(guesses, references, strict=True)]
+    ours = {"rouge1": m.rouge1, "rouge2": m.rouge2, "rougeL": m.rouge_l}
+    for kind, metric in ours.items():
+        theirs = [scorer.score(r, g)[kind].fmeasure for r, g in pairs]
+        assert 0 < np.mean(theirs) < 1
+        single = [r[:1] for r in references]
+        assert metric(guesses, single) == pytest.approx(np.mean(theirs), rel=1e-12)
+        assert [metric([g], [s]) for g, s in zip(guesses, single, strict=True)] == theirs
+
+
 def test_rouge_equals_rouge_score():
     from rouge_score.rouge_scorer import RougeScorer
 

@@ -201,7 +201,7 @@ def test_translation_directions_mirror_each_other(data):
     a, b = there.items(rows)[0], back.items(rows)[0]
     assert a.prompt.splitlines()[-1] == f"{b.references[0]} ="
     assert b.prompt.splitlines()[-1] == f"{a.references[0]} ="
-    assert len(a.prompt.splitlines()) == 1 + there.notes["shots"]
+    assert len(a.prompt.splitlines()) == 1 + there.shots
 
 
 def test_words_of_running_text_are_those_of_the_readme(data):
