@@ -4,6 +4,7 @@ A user's mistake ends in one line and exit code 2; an interrupted run in exit co
 where it stopped when the same command is given again).
 """
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -121,6 +122,36 @@ def overlap(
 
 
 @app.command()
+def memorisation(
+    preset: Preset = "sample",
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(help="A model of the corpus (repeatable: other sizes of it)."),
+    ] = None,
+    settings: Setting = None,
+) -> None:
+    """Tell generalisation from memorisation: overlap, and scores without it (GPT-2, section 4)."""
+    config = load_preset(preset, settings)
+    name = config.name
+    models = [_known(text) for text in checkpoint or [f"checkpoint/{name}"]]
+    documents, tokens = _known(f"documents/{name}"), _known(f"tokens/{name}")
+    begin()
+    from flows.memory import memorisation as flow
+    from modules.corpus.overlap import OverlapConfig
+
+    made = run_flow(
+        flow,
+        zero_shot=config.zero_shot,
+        overlap=OverlapConfig(tokens=config.corpus.tokens),
+        name=name,
+        documents=documents,
+        tokens=tokens,
+        checkpoints=tuple(models),
+    )
+    console.print(f"report: [bold]{made['fingerprint']}[/bold] (report/{name}-memorisation)")
+
+
+@app.command()
 def pretrain(
     preset: Preset = "sample",
     tokens: Annotated[
@@ -165,14 +196,17 @@ def finetune(
 def evaluate(
     preset: Preset = "sample",
     task: Annotated[list[str] | None, typer.Option(help="Only this task (repeatable).")] = None,
-    checkpoint: Annotated[str, typer.Option(help="What to score; default: newest.")] = "",
+    checkpoint: Annotated[
+        str, typer.Option(help="What to score, or its folder; default: newest.")
+    ] = "",
     settings: Setting = None,
 ) -> None:
     """Score a checkpoint without training it (GPT-2's zero-shot protocols)."""
     config = load_preset(preset, settings)
     asked = config.zero_shot.but(tasks=tuple(task)) if task else config.zero_shot
     asked.chosen()
-    checkpoint = _known(checkpoint or f"checkpoint/{config.name}")
+    if not (checkpoint and Path(checkpoint).is_dir()):
+        checkpoint = _known(checkpoint or f"checkpoint/{config.name}")
     begin()
     from flows.evaluate import zero_shot
 

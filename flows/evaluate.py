@@ -28,26 +28,35 @@ def zero_shot(
     Args:
         config: The tasks, and how they are scored.
         name: What the results are called: NAME-TASK.
-        checkpoint: What to score: kind/name for the newest, or a fingerprint.
+        checkpoint: What to score: kind/name for the newest, a fingerprint, or the folder of a
+            checkpoint of ours or of a causal language model of transformers.
 
     Returns:
         Task -> {fingerprint, scores}.
     """
     chosen = config.chosen()
     with stage("zero_shot", config.model_dump(mode="json")) as at:
-        model = artifacts.checkout(at.workspace, checkpoint)
+        folder = Path(checkpoint)
+        model = folder if folder.is_dir() else artifacts.checkout(at.workspace, checkpoint)
         made = {}
         for task in chosen:
             scores = score(at, task, model, name, config.settings_of(task.name))
             rows = json.loads((scores.path / "scores.json").read_text())
-            at.add_scores(model, rows)
+            if isinstance(model, Artifact):
+                at.add_scores(model, rows)
             made[task.name] = {"fingerprint": scores.fingerprint, "scores": rows}
         show_scores(made)
         return made
 
 
-def score(at: Stage, task: Task, model: Artifact, name: str, config: ZeroShotConfig) -> Artifact:
+def score(
+    at: Stage, task: Task, model: Artifact | Path, name: str, config: ZeroShotConfig
+) -> Artifact:
     """Score one task."""
+    from modules.evaluation.ask import identity
+
+    path = model if isinstance(model, Path) else model.path
+    source = identity(model) if isinstance(model, Path) else model
     data = at.workspace.data
     splits = {config.split_of(task), *([task.examples] if task.examples else [])}
     files = sorted({find_split(task, data, split) for split in splits})
@@ -57,7 +66,7 @@ def score(at: Stage, task: Task, model: Artifact, name: str, config: ZeroShotCon
 
         from modules.evaluation.zero_shot import evaluate
 
-        scores = [asdict(x) for x in evaluate(model.path, task, data, out, config, progress)]
+        scores = [asdict(x) for x in evaluate(path, task, data, out, config, progress)]
         write_json(out / "scores.json", scores)
         at.log({f"zero_shot/{x['task']}/{x['metric']}": x["value"] for x in scores})
         answers = out / "items" / f"{task.name}.reliability.json"
@@ -71,7 +80,7 @@ def score(at: Stage, task: Task, model: Artifact, name: str, config: ZeroShotCon
         f"{name}-{task.name}".lower(),
         step,
         config=ScoringStep(task=task.name, settings=config),
-        inputs={"checkpoint": model, "task": versions.data_fingerprint(at.workspace, files)},
+        inputs={"checkpoint": source, "task": versions.data_fingerprint(at.workspace, files)},
         version=task.version,
         title=f"zero-shot {task.name}",
     )

@@ -65,3 +65,19 @@ class ZeroShotConfig(Config):
         if stride > positions:
             raise ValueError(f"stride {stride} is longer than the model's {positions} positions")
         return stride
+
+
+class MemoryConfig(Config):
+    """How much is read and written."""
+
+    documents: int = Field(200, ge=1)
+    """Documents of the training and of the held-out text that are read for their perplexity, evenly
+    spread."""
+    samples: int = Field(50, ge=1)
+    """Held-out documents that the model goes on with."""
+    context: float = Field(0.75, gt=0, lt=1)  # GPT-2 paper, appendix: 768 of 1024 tokens
+    """Share of the model's positions that is the beginning; the rest is written."""
+    top_k: int = Field(40, ge=1)  # GPT-2 paper, appendix
+    """Tokens that are sampled among."""
+    seed: int = 0
+    """Seed of the samples."""

@@ -13,7 +13,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 SHARED = 8  # tokens; shorter common beginnings are not worth their branches
 
@@ -95,6 +94,8 @@ class Packed:
         longest = int(queries.diff().max()), int(keys.diff().max())
         k, v = k.index_select(0, index), v.index_select(0, index)
         # Flash attention's causal window ends with the last key: a branch sees all of its prefix.
+        from torch.nn.attention.varlen import varlen_attn  # imports torch's compiler: a second
+
         out = varlen_attn(q, k, v, queries, keys, *longest, window_size=(-1, 0))
         assert isinstance(out, Tensor)
         return out

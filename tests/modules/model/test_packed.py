@@ -8,7 +8,6 @@ from torch import Tensor
 
 from modules.kernels import build
 from modules.kernels.ops import in_place_gradients
-from modules.model import packed as packing
 from modules.model.base import Decoder
 from modules.model.gpt import GPT, GPTConfig
 from modules.model.heads import HeadConfig, TaskModel
@@ -197,7 +196,7 @@ def varlen(q, k, v, queries, keys, longest_q, longest_k, *, window_size):
 
 
 def test_the_way_of_a_gpu_sees_the_same(monkeypatch):
-    monkeypatch.setattr(packing, "varlen_attn", varlen)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen)
     packed = pack(*batch_of(EXAMPLES), share=True)
     q, k, v = torch.randn(3, len(packed.tokens), 2, 8, dtype=torch.float64)
     rows = [packed.padded(x).transpose(1, 2) for x in (q, k, v)]
