@@ -59,26 +59,26 @@ def glue_submission(
 ) -> None:
     """Answer GLUE's test sets and zip the files its server takes."""
     from flows.settings import enter
-    from modules.evaluation import glue
+    from modules.evaluation import glue_files
     from modules.rows import find_rows, read_rows
 
     data, texts = enter().data, dict[str, str]()
     for model in models:
         predictor = open_model(model)
-        for wanted in glue.files_of(predictor.task):
-            path = data / "hub" / glue.HUB / wanted.config / wanted.split
+        for wanted in glue_files.files_of(predictor.task):
+            path = data / "hub" / glue_files.HUB / wanted.config / wanted.split
             try:
                 rows = list(read_rows(find_rows(path)))
             except FileNotFoundError:
-                if wanted is glue.NLI:
+                if wanted is glue_files.NLI:
                     continue  # the diagnostics are optional
                 raise
             if wanted.file in texts:
                 raise ValueError(f"{model}: another model has answered {wanted.file} already")
             answers = answer(predictor, rows, wanted.file)
-            texts[wanted.file] = glue.tsv(wanted, rows, answers)
+            texts[wanted.file] = glue_files.tsv(wanted, rows, answers)
     write_zip(out, texts)
-    every = {f.file for files in glue.FILES.values() for f in files}
+    every = {f.file for files in glue_files.FILES.values() for f in files}
     missing = sorted(every - set(texts))
     console.print(f"{out}: {', '.join(texts)}", soft_wrap=True)
     if missing:

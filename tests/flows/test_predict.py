@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.evaluation import glue
+from modules.evaluation import glue_files
 from modules.files import read_jsonl
 from modules.run import FinetuneRun
 from modules.tasks import TASKS
@@ -181,19 +181,19 @@ def test_mistakes_are_named(command, words, message):
 
 
 def test_glue_files(tuned, command, tmp_path):
-    names = [s.file.removesuffix(".tsv") for files in glue.FILES.values() for s in files]
+    names = [s.file.removesuffix(".tsv") for files in glue_files.FILES.values() for s in files]
     wanted = "CoLA SST-2 MRPC STS-B QQP MNLI-m MNLI-mm AX QNLI RTE WNLI"  # gluebenchmark.com/faq
     assert " ".join(names) == wanted
     rows = [{"idx": 1}, {"idx": 0}]
     answers = [{"label": "entailment", "index": 0}, {"label": "not_entailment", "index": 1}]
-    (rte,), (wnli,), (stsb,) = (glue.FILES[name] for name in ("rte", "wnli", "stsb"))
+    (rte,), (wnli,), (stsb,) = (glue_files.FILES[name] for name in ("rte", "wnli", "stsb"))
     header = "index\tprediction\n"
-    assert glue.tsv(rte, rows, answers) == header + "0\tnot_entailment\n1\tentailment\n"
-    assert glue.tsv(wnli, rows, answers) == header + "0\t1\n1\t0\n"
+    assert glue_files.tsv(rte, rows, answers) == header + "0\tnot_entailment\n1\tentailment\n"
+    assert glue_files.tsv(wnli, rows, answers) == header + "0\t1\n1\t0\n"
     scores = [{"label": 5.2}, {"label": 1.23456}, {"label": -0.1}]
-    assert glue.tsv(stsb, [{}] * 3, scores) == header + "0\t5.000\n1\t1.235\n2\t0.000\n"
+    assert glue_files.tsv(stsb, [{}] * 3, scores) == header + "0\t5.000\n1\t1.235\n2\t0.000\n"
     with pytest.raises(ValueError, match="two rows have one idx"):
-        glue.tsv(rte, [{"idx": 1}, {"idx": 1}], answers)
+        glue_files.tsv(rte, [{"idx": 1}, {"idx": 1}], answers)
     done = command("glue-submission", "tuned/p-verse_pairs", "--out", str(tmp_path / "s.zip"))
     assert "none of GLUE's" in str(done.exception)
 
