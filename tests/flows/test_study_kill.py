@@ -48,7 +48,8 @@ def wait_for_a_state(root: Path, flow: psutil.Popen, known: set[Path]) -> None:
         time.sleep(0.02)
 
 
-def test_a_killed_study_goes_on(project, tmp_path):
+def test_a_killed_study_goes_on(in_fresh_project, tmp_path):
+    project = in_fresh_project
     made = study(project)
     assert made.wait(1200) == 0, project.with_suffix(".log").read_text()[-3000:]
     alone = cells(project)
