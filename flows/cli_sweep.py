@@ -6,7 +6,7 @@ import typer
 
 from flows.logs import begin
 from flows.options import Preset, Setting, load_preset
-from flows.terminal import console, plain
+from flows.terminal import console, plain, run_flow
 
 app = typer.Typer()
 
@@ -24,12 +24,14 @@ def sweep(
 ) -> None:
     """Try learning rates on a preset's checkpoint; the validation rows choose."""
     from modules.training.sweep import SweepConfig
+    from registry import artifacts
 
     config = load_preset(preset, settings)
     chosen = config.finetune.but(tasks=tuple(task)) if task else config.finetune
     tried = SweepConfig(rates=tuple(lr or ()), epochs=tuple(epochs or ()), patience=patience)
-    begin()
+    chosen.chosen()
+    artifacts.look_up(begin(), checkpoint := f"checkpoint/{config.name}")
     from flows.sweep import sweep as flow
 
-    checkpoint = f"checkpoint/{config.name}"
-    console.print(plain(flow(chosen, tried, config.name, checkpoint)["markdown"]))
+    found = run_flow(flow, chosen, tried, config.name, checkpoint)
+    console.print(plain(found["markdown"]))

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.cells import SIDE_BY_SIDE, Cell, Tuned, run_cells
+from flows.cells import SIDE_BY_SIDE, Cell, Tuned, raise_if_failed, run_cells
 from flows.charts import markdown_table
 from flows.stage import Stage, show, stage
 from modules import presets
@@ -34,6 +34,9 @@ def sweep(
 
     Returns:
         {chosen: task -> {trial, lr, epochs, fingerprint, scores}, rows, markdown}.
+
+    Raises:
+        ValueError: trials failed; the others are done, and shown.
     """
     chosen = config.chosen()
     with stage("sweep", config.model_dump(mode="json") | tried.model_dump(mode="json")) as at:
@@ -51,12 +54,15 @@ def sweep(
                 config.settings_of(task.name, config.training.use, config.seeds[0]), tried
             ).items()
         }
-        made = run_cells(at, list(cells.values()))
+        made = run_cells(at, list(cells.values()), data=config.folder(at.workspace.root))
         by_loss = config.training.select == "loss"
+        if all("failed" in cell for cell in made.values()):
+            raise_if_failed(made)
         results = [decide(at, task.name, cells, made, by_loss=by_loss) for task in chosen]
         rows = [row for result in results for row in result["rows"]]
         text = table_of(rows)
         show("sweep", text, "Learning rates of fine-tuning, by validation")
+        raise_if_failed(made)
         found = {result["task"]: result["chosen"] for result in results}
         return {"chosen": found, "rows": rows, "markdown": text}
 

@@ -1,5 +1,6 @@
 """A temporary Prefect server that outlived its run is stopped, and no other one."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from flows import services
 from flows.settings import RUN_PID, prefect_settings
@@ -44,3 +46,17 @@ def test_only_the_server_of_a_dead_run_of_this_project_is_stopped(in_project, st
     assert services.stop_orphans(workspace) == 1
     assert not psutil.pid_exists(orphan.pid)
     assert [process.poll() for process in others] == [None, None, None]
+
+
+def test_every_flow_has_a_deployment():
+    root = Path(services.__file__).parent
+    listed = yaml.safe_load((root / "prefect.yaml").read_text())["deployments"]
+    flows = {
+        f"flows.{path.stem}:{node.name}"
+        for path in root.glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+        for mark in node.decorator_list
+        if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "flow"
+    }
+    assert flows == {deployment["entrypoint"] for deployment in listed}
