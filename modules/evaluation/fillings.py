@@ -2,9 +2,12 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from modules.evaluation.detokenize import Style, detokenize
-from modules.task import Choice, Cloze, Items, Row, row_id
+from modules.evaluation.metrics import accuracy
+from modules.evaluation.styles import PENN
+from modules.task import Choice, Cloze, Items, Row, Task, row_id
 
 GAP = "XXXXX"  # in CBT's rows
 SAME = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'"})
@@ -57,6 +60,28 @@ def gaps(
         return found
 
     return items
+
+
+def cbt(name: str, words: str, **fields: Any) -> Task:
+    """Return the Children's Book Test of a class of words, in the hub's layout (section 3.2).
+
+    De-tokenised, and as it is. Validation comes first, because a book of test is in WebText.
+    """
+    columns = ("sentences", "question", "options")
+    return Task(
+        name=name,
+        format="choice",
+        version=1,
+        hub=f"cam-cst/cbt {words}",
+        columns=(*columns, "answer"),
+        splits={"val": "validation", "test": "test"},
+        scored=("val", "test"),
+        items=gaps(*columns, style=PENN),
+        metrics={"accuracy": accuracy},
+        variant="detokenized",
+        variants={"raw": gaps(*columns)},
+        **fields,
+    )
 
 
 Place = Callable[[Row], tuple[str, str, bool]]

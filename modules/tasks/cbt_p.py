@@ -3,23 +3,6 @@
 See cbt_cn for the protocol. The paper reports common nouns and named entities only.
 """
 
-from modules.evaluation.fillings import gaps
-from modules.evaluation.metrics import accuracy
-from modules.evaluation.styles import PENN
-from modules.task import Task
-from modules.tasks.cbt_cn import COLUMNS, SPLITS
+from modules.evaluation.fillings import cbt
 
-TASK = Task(
-    name="cbt_p",
-    format="choice",
-    version=1,
-    hub="cam-cst/cbt P",
-    columns=(*COLUMNS, "answer"),
-    splits=SPLITS,
-    scored=("val", "test"),
-    items=gaps(*COLUMNS, style=PENN),
-    metrics={"accuracy": accuracy},
-    variant="detokenized",
-    variants={"raw": gaps(*COLUMNS)},
-    paper="GPT-2 section 3.2",
-)
+TASK = cbt("cbt_p", "P", paper="GPT-2 section 3.2")

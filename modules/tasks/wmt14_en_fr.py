@@ -13,26 +13,29 @@ from modules.task import Row, Task
 SHOTS = 5
 
 
-def sides(row: Row) -> tuple[str, str]:
-    """Return the sentence to translate and its translation."""
-    return row["translation"]["en"], row["translation"]["fr"]
+def wmt14(name: str, source: str, target: str, result: str) -> Task:
+    """Return the translation of newstest2014 from one language to the other."""
+
+    def sides(row: Row) -> tuple[str, str]:
+        return row["translation"][source], row["translation"][target]
+
+    prompts = translations(sides)
+    return Task(
+        name=name,
+        format="generation",
+        version=1,
+        hub="wmt/wmt14 fr-en",
+        columns=("translation",),
+        splits={"val": "validation", "test": "test"},
+        items=prompts(SHOTS),
+        few_shot=prompts,
+        shots=SHOTS,
+        examples="val",
+        metrics={"bleu": bleu},
+        paper="GPT-2 section 3.7",
+        reference=published(result),
+        generation=TRANSLATION,
+    )
 
 
-PROMPTS = translations(sides)
-
-TASK = Task(
-    name="wmt14_en_fr",
-    format="generation",
-    version=1,
-    hub="wmt/wmt14 fr-en",
-    columns=("translation",),
-    splits={"val": "validation", "test": "test"},
-    items=PROMPTS(SHOTS),
-    few_shot=PROMPTS,
-    shots=SHOTS,
-    examples="val",
-    metrics={"bleu": bleu},
-    paper="GPT-2 section 3.7",
-    reference=published("WMT-14 English to French BLEU, 1542M"),
-    generation=TRANSLATION,
-)
+TASK = wmt14("wmt14_en_fr", "en", "fr", "WMT-14 English to French BLEU, 1542M")
