@@ -28,6 +28,9 @@ from modules.task import Choice, Example, Passage, Prompt, Row, Task
 from modules.tokenizer import Tokenizer
 from modules.tokenizer import load as load_tokenizer
 
+TOKENIZER = ("tokenizer/*", "tokenizer*.*", "vocab.*", "merges.*", "added_tokens.json")
+"""Files of a tokenizer: ours in a folder, transformers' beside the weights."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -84,11 +87,13 @@ def load_subject(checkpoint: Path, device: str = "cpu") -> Subject:
 
 
 def identity(checkpoint: Path) -> str:
-    """Return a hash of a checkpoint's config and of 4 KiB in every MiB of its weights.
+    """Return a hash of a checkpoint's config, tokenizer, and 4 KiB in every MiB of its weights.
 
     Training moves every weight, so this tells models apart at a hundredth of the cost.
     """
     digest = hashlib.sha256((checkpoint / CONFIG).read_bytes())
+    for path in sorted(path for name in TOKENIZER for path in checkpoint.glob(name)):
+        digest.update(path.name.encode() + path.read_bytes())
     for path in sorted(checkpoint.glob("*.safetensors")):
         digest.update(f"{path.name} {path.stat().st_size}".encode())
         with path.open("rb") as file:

@@ -16,6 +16,7 @@ from modules.evaluation.ask import Subject, as_choice, load_subject
 from modules.evaluation.metrics import accuracy, interval
 from modules.evaluation.score import choice_logprobs, rolling_logprobs, score_groups
 from modules.evaluation.spans import encode_pair, pair_spans
+from modules.evaluation.zero_shot import spread
 from modules.task import Choice, Example, Metric, Task, load_rows
 
 Way = Literal["threshold", "words", "ranking"]
@@ -81,13 +82,6 @@ def ask(
     low, high = interval(metric, guesses, truth)
     guess = 0.0 if heuristic.way == "threshold" else chance(items, heuristic)
     return Asked(metric(guesses, truth), low, high, len(items), guess, heuristic.best)
-
-
-def spread(items: Sequence[Any], limit: int | None) -> list[Any]:
-    """Return at most `limit` items, evenly spread."""
-    if limit is None or len(items) <= limit:
-        return list(items)
-    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 def chance(items: Sequence[Any], heuristic: Heuristic) -> float:

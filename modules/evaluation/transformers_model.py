@@ -131,10 +131,15 @@ def load_transformers(
     """Return the model and tokenizer of a folder with config.json and safetensors.
 
     Raises:
-        ImportError: transformers is not installed.
-        ValueError: its logits are not its last features times its output matrix.
+        ValueError: transformers is not installed, or its logits are not its last features times
+            its output matrix.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError:
+        raise ValueError(
+            f"{folder} is a model of transformers: pip install 'textmill[harness]' to ask it"
+        ) from None
 
     whole: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, local_files_only=True

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from modules.evaluation import ask
 from modules.evaluation.confidence import most_confident, reliability_of
@@ -22,6 +22,7 @@ from modules.evaluation.metrics import bleu_signature, interval
 from modules.files import Progress, json_line, read_jsonl, silent, write_json, write_jsonl
 from modules.task import Item, Items, Row, Score, Task, asked_rows, with_shots
 
+T = TypeVar("T")
 FORMAT = 1  # of the journal and the items; raised where the planning of passes changes
 
 
@@ -102,6 +103,7 @@ def evaluate_subject(
         asked = ask.rows_of(subject, task, items, settings, remember=remember, progress=progress)
         results += [{"variant": name, **row} for row in asked]
     check_finite(task, results)
+    facts.unlink(missing_ok=True)  # of another asking: it must not stand beside these items
     write_jsonl(path, results)
     if task.generation.get("confidence"):
         write_reliability(task, results, path.with_name(f"{task.name}.reliability.json"))
@@ -174,7 +176,7 @@ def make_items(task: Task, make: Items, rows: list[Row]) -> list[Item]:
         raise ValueError(f"task {task.name}: {error}") from None
 
 
-def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
+def spread(items: Sequence[T], limit: int | None) -> list[T]:
     """Return at most `limit` items, evenly spread."""
     if limit is None or limit >= len(items):
         return list(items)

@@ -1,9 +1,12 @@
 """A model of transformers is asked the same way: here GPT-2's export, beside our own decoder."""
 
+import shutil
+import sys
+
 import pytest
 
 from modules import tasks
-from modules.evaluation.ask import load_subject
+from modules.evaluation.ask import identity, load_subject
 from modules.evaluation.config import ZeroShotConfig
 from modules.evaluation.zero_shot import evaluate_subject
 from modules.model.weights import export_hf
@@ -58,3 +61,19 @@ def test_logits_that_go_another_way_are_refused(tmp_path, both):
     Gemma2ForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="Gemma2ForCausalLM changes its logits"):
         load_subject(tmp_path)
+
+
+def test_without_transformers_the_extra_is_named(tmp_path, both, monkeypatch):
+    both[1].tokenizer.tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ValueError, match=r"pip install 'textmill\[harness\]'"):
+        load_subject(tmp_path)
+
+
+def test_another_tokenizer_is_another_subject(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "copy")
+    assert identity(tmp_path / "copy") == identity(checkpoint)
+    with (tmp_path / "copy" / "tokenizer" / "vocab.bpe").open("a") as merges:
+        merges.write("z z\n")
+    assert identity(tmp_path / "copy") != identity(checkpoint)
