@@ -55,8 +55,8 @@ def _lines(path: Path) -> Iterator[Row]:
             try:
                 yield {"text": line.removesuffix(b"\n").decode()}
             except UnicodeDecodeError as error:
-                if not file.read(1):  # enwik8 is cut at 100,000,000 bytes, wherever that is
-                    yield {"text": line.decode(errors="ignore")}
+                if error.reason == "unexpected end of data" and not file.read(1):
+                    yield {"text": line[: error.start].decode()}  # enwik8 ends within a character
                     continue
                 raise ValueError(f"{path}, line {number}: not UTF-8 ({error})") from None
 

@@ -73,3 +73,6 @@ def test_a_text_cut_inside_its_last_character_loses_that(tmp_path):
     (tmp_path / "x.txt").write_bytes("M\u00fc".encode()[:-1] + b"\nb\n")
     with pytest.raises(ValueError, match=r"x\.txt, line 1: not UTF-8"):
         list(read_rows(tmp_path / "x.txt"))
+    (tmp_path / "x.txt").write_bytes(b"a\nb\xff c\n")
+    with pytest.raises(ValueError, match=r"x\.txt, line 2: not UTF-8"):
+        list(read_rows(tmp_path / "x.txt"))
