@@ -75,6 +75,9 @@ def glue_submission(
                 raise
             if wanted.file in texts:
                 raise ValueError(f"{model}: another model has answered {wanted.file} already")
+            for number, row in enumerate(rows, 1):
+                if wrong := predictor.problem(row):
+                    raise ValueError(f"{path}, row {number}: {wrong}")
             answers = answer(predictor, rows, wanted.file)
             texts[wanted.file] = glue_files.tsv(wanted, rows, answers)
     write_zip(out, texts)

@@ -112,19 +112,6 @@ def write_lines(path: Path, lines: Iterable[bytes], level: int = 3) -> int:
     return n
 
 
-def find_jsonl(path: Path) -> Path:
-    """Return NAME.jsonl or NAME.jsonl.zst for a path given without its ending.
-
-    Raises:
-        FileNotFoundError: neither file exists.
-    """
-    for ending in (".jsonl", ".jsonl.zst"):
-        candidate = path.with_name(path.name + ending)
-        if candidate.exists():
-            return candidate
-    raise FileNotFoundError(f"{path}: neither {path.name}.jsonl nor {path.name}.jsonl.zst is there")
-
-
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     r"""Yield the rows of a .jsonl or .jsonl.zst file that we or a task set wrote.
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from modules.evaluation import styles as s
 from modules.evaluation.detokenize import Detokenized, Style, detokenize, rates, restore
-from modules.files import find_jsonl, read_jsonl
+from modules.files import read_jsonl
+from modules.rows import find_rows
 
 COLUMNS = {
     "wikitext_style": s.WIKITEXT_STYLE,
@@ -30,7 +31,7 @@ def checked(lines: list[str], style: Style) -> dict[str, int]:
 @pytest.mark.parametrize("column", COLUMNS)
 def test_every_sample_line_comes_back(column, where, request):
     folder: Path = request.getfixturevalue(where)
-    rows = list(read_jsonl(find_jsonl(folder / "zeroshot/lm_ppl/tokenized_styles")))
+    rows = list(read_jsonl(find_rows(folder / "zeroshot/lm_ppl/tokenized_styles")))
     counts = checked([row[column] for row in rows], COLUMNS[column])
     assert counts["raw"] <= 0.01 * len(rows) and counts["exact"] >= 0.98 * len(rows), counts
     if column in ("wikitext_style", "treebank_style"):

@@ -119,9 +119,10 @@ def test_bleu_equals_sacrebleu():
 @pytest.fixture(scope="module")
 def texts(data):
     """Real sentences and shuffled halves of them, so that scores are neither 0 nor 100."""
-    from modules.files import find_jsonl, read_jsonl
+    from modules.files import read_jsonl
+    from modules.rows import find_rows
 
-    rows = read_jsonl(find_jsonl(data / "zeroshot" / "translation_en_fr"))
+    rows = read_jsonl(find_rows(data / "zeroshot" / "translation_en_fr"))
     sentences = [row["en"] for row in rows][:120]
     words = [sentence.split() for sentence in sentences]
     guesses = [" ".join(w[: len(w) // 2] + w[-3:]) for w in words]
