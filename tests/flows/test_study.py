@@ -69,7 +69,7 @@ def test_a_failing_cell_leaves_the_others(ready, in_project, tmp_path):
         in_project.glob("artifacts/report/tiny-results/*/report.md"),
         key=lambda p: p.stat().st_mtime,
     )
-    text = report.read_text()
+    text = report.read_text().replace("\\_", "_")  # as Markdown shows it
     assert "verse_pairs-s5" in text and "passage_source" in text
 
 
