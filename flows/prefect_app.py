@@ -9,6 +9,8 @@ from prefect.server.api import server
 from registry.guard import Guard, Scope, allowed_hosts, credentials
 from registry.workspace import Workspace
 
+PROBES = ("/api/health", "/api/ready")  # say true, and are asked by the login page
+
 
 def create_app() -> Guard:
     """Return Prefect's application; a route that is not of its UI is closed without credentials."""
@@ -19,6 +21,8 @@ def create_app() -> Guard:
         if scope["type"] == "websocket":
             return True
         path = scope["path"]
+        if path in PROBES:
+            return True
         inside = any(path == prefix or path.startswith(f"{prefix}/") for prefix in closed)
         return scope["method"] in ("GET", "HEAD") and not inside
 
