@@ -206,6 +206,7 @@ def deploy(workspace: Workspace, environment: dict[str, str]) -> None:
             str(Path(__file__).with_name("prefect.yaml")),
         ),
     ]
+    steps.append([sys.executable, "-m", "flows.automations"])
     for step in steps:
         done = subprocess.run(
             step,
