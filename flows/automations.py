@@ -63,14 +63,14 @@ def ship() -> None:
     """Create the automations, or bring them up to date; one that was switched off stays off."""
     with get_client(sync_client=True) as client:
         for wanted in (SILENT_RUNS, evaluation_of_new(client)):
-            found, *twice = client.read_automations_by_name(wanted.name) or [None]
-            for automation in twice:
-                client.delete_automation(automation.id)
-            if found is None:
+            known = client.read_automations_by_name(wanted.name)
+            if not known:
                 client.create_automation(wanted)
-            else:
-                same = wanted.model_copy(update={"enabled": found.enabled})
-                client.update_automation(found.id, same)
+            for automation in known[:1]:
+                same = wanted.model_copy(update={"enabled": automation.enabled})
+                client.update_automation(automation.id, same)
+            for automation in known[1:]:
+                client.delete_automation(automation.id)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from flows.pretrain import pretrain
 from flows.promote import promote
 from flows.stage import stage
 from modules import presets
-from modules.model.checkpoint import read_config
 from modules.run import ContinueConfig
 from registry import artifacts, models
 
@@ -44,6 +43,8 @@ def continue_pretraining(config: ContinueConfig = presets.SAMPLE_CONTINUED) -> d
             decision = f"the champion {champion.fingerprint[:12]} has read the newest tokens"
             logger.info("%s; nothing is made", decision)
             return {"decision": decision}
+        from modules.model.checkpoint import read_config
+
         same = read_config(champion.config["model"])
         made = pretrain(
             config.pretrain.but(model=same),
