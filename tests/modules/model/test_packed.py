@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from modules.kernels import build
-from modules.kernels.ops import in_place_gradients
+from modules.kernels.gradients import in_place_gradients
 from modules.model.base import Decoder
 from modules.model.gpt import GPT, GPTConfig
 from modules.model.heads import HeadConfig, TaskModel
