@@ -49,7 +49,7 @@ class AdamW(torch.optim.AdamW):
     def own(self) -> bool:
         """Whether our kernel does the step: plain float32 on a CPU."""
         trained = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        return library() is not None and all(map(_fits, trained))
+        return all(map(_fits, trained)) and library() is not None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -63,14 +63,13 @@ class AdamW(torch.optim.AdamW):
             self._update(group, [p for p in group["params"] if p.grad is not None])
 
     def _update(self, group: dict[str, Any], trained: Sequence[Tensor]) -> None:
-        kept: list[Tensor] = []  # kinds of rows, while the kernel reads them
-        weights = (_Weight * len(trained))(*(self._weight(p, group, kept) for p in trained))
+        weights = (_Weight * len(trained))(*(self._weight(p, group) for p in trained))
         found = library()
         assert found is not None
         rule = (self.scale, 1 - group["lr"] * group["weight_decay"], *group["betas"], group["eps"])
         found.adamw(weights, ctypes.c_long(len(trained)), *map(ctypes.c_float, rule))
 
-    def _weight(self, p: Tensor, group: dict[str, Any], kept: list[Tensor]) -> _Weight:
+    def _weight(self, p: Tensor, group: dict[str, Any]) -> _Weight:
         """Return what the kernel has to know of a weight, one step on."""
         state = self.state[p]
         if not state:  # as torch.optim.AdamW has it
@@ -80,7 +79,6 @@ class AdamW(torch.optim.AdamW):
         t, (b1, b2) = float(state["step"]), group["betas"]
         assert p.grad is not None
         kinds = self._kinds_of(p, state["exp_avg"], state["exp_avg_sq"])
-        kept += [] if kinds is None else [kinds]
         rows = len(p) if p.ndim > 1 else 1
         tensors = (p, state["exp_avg"], state["exp_avg_sq"], p.grad, kinds)
         pointers = (None if x is None else x.data_ptr() for x in tensors)
@@ -88,7 +86,10 @@ class AdamW(torch.optim.AdamW):
         return _Weight(*pointers, rows, p.numel() // rows, *sizes)
 
     def _kinds_of(self, p: Tensor, m: Tensor, v: Tensor) -> Tensor | None:
-        """Return the kind of each row (rows,), uint8, from the moments once; None: all the same."""
+        """Return the kind of each row (rows,) uint8, or None: all have a gradient.
+
+        Which rows are asleep is read off the moments once, and again after others changed them.
+        """
         rows = rows_with_gradient(p)
         if rows is None:
             self._kinds.pop(p, None)
