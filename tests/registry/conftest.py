@@ -1,5 +1,7 @@
 """Workspaces for the registry's tests, and a step that makes and publishes a small artifact."""
 
+import os
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from registry.artifacts import Artifact
 from registry.workspace import Workspace
 
 Maker = Callable[..., Artifact]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -58,3 +61,19 @@ def make(
 def make_fixture() -> Maker:
     """Return the function that makes and publishes."""
     return make
+
+
+@pytest.fixture(scope="session")
+def plugged(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PYTHONPATH with this code and pyproject's entry points, as an installed package has."""
+    entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    info = tmp_path_factory.mktemp("site") / "textmill_entries-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: textmill-entries\nVersion: 0\n")
+    lines = [
+        line
+        for group, table in entries.items()
+        for line in (f"[{group}]", *(f"{name} = {value}" for name, value in table.items()))
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return os.pathsep.join([str(ROOT), str(info.parent)])

@@ -218,7 +218,7 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_champion_loads_in_any_process(
-    store: Workspace, mlflow, make, checkpoint_folder: Path
+    store: Workspace, mlflow, make, checkpoint_folder: Path, plugged: str
 ) -> None:
     files = {
         path.relative_to(checkpoint_folder).as_posix(): path.read_bytes()
@@ -250,7 +250,7 @@ def test_the_champion_loads_in_any_process(
         "assert all(isinstance(text, str) for text in texts) and len(texts) == 2\n"
         "assert 'max_new_tokens' in str(m.metadata.signature.params)\n"
     )
-    env = os.environ | {"MLFLOW_TRACKING_URI": store.tracking_uri}
+    env = os.environ | {"MLFLOW_TRACKING_URI": store.tracking_uri, "PYTHONPATH": plugged}
     subprocess.run([sys.executable, "-c", code], env=env, check=True)
 
 
