@@ -163,6 +163,29 @@ def print_models(rows: Iterable[Mapping[str, Any]]) -> None:
     console.print(table)
 
 
+def print_history(moves: Iterable[Any]) -> None:
+    """Print every move of an alias, oldest first."""
+    table = Table("when", "who", "alias", "from", "to", "why", "scores then")
+    for move in moves:
+        table.add_row(
+            f"{move.created:%Y-%m-%d %H:%M:%S}",
+            escape(move.who),
+            move.alias,
+            str(move.previous or "-"),
+            str(move.version),
+            escape(move.reason),
+            _scores_then(move.scores),
+        )
+    console.print(table)
+
+
+def _scores_then(scores: Mapping[str, Mapping[str, float]], most: int = 5) -> str:
+    """Return the first few scores, each in a line: set, metric, value."""
+    lines = [f"{' '.join(key.split()[:2])} {x['value']:.4g}" for key, x in scores.items()]
+    more = [f"and {len(lines) - most} more (--json)"] if len(lines) > most else []
+    return "\n".join(lines[:most] + more)
+
+
 def print_ledger(counts: Iterable[Any]) -> None:
     """Print how many links stand where in the crawl ledger."""
     table = Table("links", "state", "last outcome", title="Crawl ledger")

@@ -112,6 +112,18 @@ def descendants(session: Session, fingerprint: str) -> list[Edge]:
     return _walk(session, fingerprint, upwards=False)
 
 
+def children(session: Session, fingerprint: str, kind: str) -> list[tables.Artifact]:
+    """Return the artifacts of one kind made directly from an artifact, newest first."""
+    parent = aliased(tables.Artifact)
+    query = (
+        select(tables.Artifact)
+        .join(Lineage, Lineage.child_id == tables.Artifact.id)
+        .join(parent, Lineage.parent_id == parent.id)
+        .where(parent.fingerprint == fingerprint)
+    )
+    return list(session.scalars(_narrow(query, kind, None)).unique())
+
+
 def _walk(session: Session, fingerprint: str, *, upwards: bool) -> list[Edge]:
     """Follow lineage breadth first; each edge once."""
     here = Lineage.child_id if upwards else Lineage.parent_id

@@ -53,11 +53,13 @@ class DvcArtifactRepository(ArtifactRepository):
     ) -> None:
         super().__init__(artifact_uri, tracking_uri, registry_uri)
         parts = urlsplit(artifact_uri)
-        self.names = PurePosixPath(parts.path).parts[1:]
-        if parts.scheme != SCHEME or parts.netloc or len(self.names) != 3:
+        names = PurePosixPath(parts.path).parts
+        # only packaged models: who may make versions in MLflow may not read all of the project
+        if parts.scheme != SCHEME or parts.netloc or names[1:2] != ("model",) or len(names) != 4:
             raise MlflowException(
-                f"{artifact_uri!r} is not dvc:///KIND/NAME/FINGERPRINT", INVALID_PARAMETER_VALUE
+                f"{artifact_uri!r} is not dvc:///model/NAME/FINGERPRINT", INVALID_PARAMETER_VALUE
             )
+        self.reference = f"{names[1]}/{names[2]}@{names[3]}"
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         """Return files and folders directly under a path, from the catalogue's manifests."""
@@ -74,9 +76,8 @@ class DvcArtifactRepository(ArtifactRepository):
         """Return every file by its path in the version's folder."""
         from registry import artifacts, served
 
-        kind, name, fingerprint = self.names
         try:
-            model = artifacts.look_up(self.workspace, f"{kind}/{name}@{fingerprint}")
+            model = artifacts.look_up(self.workspace, self.reference)
             weights = artifacts.look_up(self.workspace, model.inputs[served.WEIGHTS])
         except (ValueError, KeyError) as error:
             raise MlflowException(

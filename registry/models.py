@@ -205,9 +205,11 @@ def holder(ws: Workspace, name: str, alias: str = CHAMPION) -> int | None:
         return None if row is None else row.version
 
 
-def history(ws: Workspace, name: str, *, alias: str = CHAMPION) -> list[AliasMove]:
-    """Return every move of an alias, oldest first."""
-    query = select(AliasMove).filter_by(name=name, alias=alias).order_by(AliasMove.id)
+def history(ws: Workspace, name: str, *, alias: str | None = CHAMPION) -> list[AliasMove]:
+    """Return every move of an alias (None: of all aliases), oldest first."""
+    query = select(AliasMove).where(AliasMove.name == name).order_by(AliasMove.id)
+    if alias is not None:
+        query = query.where(AliasMove.alias == alias)
     with db.reading(ws.database_url) as session:
         return list(session.scalars(query))
 

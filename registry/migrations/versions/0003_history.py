@@ -11,3 +11,9 @@ def upgrade() -> None:
     """Add the columns; moves made before have neither."""
     op.add_column("alias_move", sa.Column("who", sa.String(255), nullable=False, server_default=""))
     op.add_column("alias_move", sa.Column("scores", sa.JSON(), nullable=False, server_default="{}"))
+
+
+def downgrade() -> None:
+    """Drop them."""
+    op.drop_column("alias_move", "scores")
+    op.drop_column("alias_move", "who")
