@@ -23,7 +23,7 @@ def models(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, nothing shortened.")] = False,
 ) -> None:
-    """List the registered models, their versions, scores and aliases; or one model's history."""
+    """List the models: newest versions and aliases; of one model all versions, or its history."""
     from flows.settings import enter
     from registry import models as registered
 
@@ -35,7 +35,7 @@ def models(
 
         typer.echo(write(workspace, name, card))
         return
-    rows = registered.list_models(workspace, name or None)
+    rows = registered.list_models(workspace, name or None, current=not name)
     if name and not rows:
         raise ValueError(f"no model {name}; `textmill models` lists them")
     if history:
@@ -47,7 +47,7 @@ def models(
     elif as_json:
         typer.echo(json.dumps(rows, default=str))
     else:
-        print_models(rows)
+        print_models(rows, most=1000 if name else 3)
 
 
 def told(move: Any) -> dict[str, Any]:

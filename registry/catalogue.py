@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session, aliased, joinedload
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session, aliased, joinedload, load_only
 
 from registry import tables
 from registry.files import canonical
@@ -169,11 +169,25 @@ def find_alias(session: Session, name: str, alias: str) -> ModelVersion | None:
     return None if row is None else find_model(session, name, row.version)
 
 
-def list_models(session: Session, name: str | None = None) -> list[ModelVersion]:
-    """Return model versions by name, newest first."""
-    query = select(ModelVersion).options(joinedload(ModelVersion.artifact))
+def list_models(
+    session: Session, name: str | None = None, *, current: bool = False
+) -> list[ModelVersion]:
+    """Return model versions by name, newest first; of their artifacts only the names.
+
+    With `current` only each model's newest version and those under an alias.
+    """
+    artifact = tables.Artifact
+    named = load_only(artifact.kind, artifact.name, artifact.fingerprint)  # manifests are large
+    query = select(ModelVersion).options(joinedload(ModelVersion.artifact).options(named))
     if name is not None:
         query = query.where(ModelVersion.name == name)
+    if current:
+        other = aliased(ModelVersion)
+        newest = select(func.max(other.version)).where(other.name == ModelVersion.name)
+        held = select(Alias).where(
+            Alias.name == ModelVersion.name, Alias.version == ModelVersion.version
+        )
+        query = query.where(or_(ModelVersion.version == newest.scalar_subquery(), held.exists()))
     return list(session.scalars(query.order_by(ModelVersion.name, ModelVersion.version.desc())))
 
 

@@ -17,9 +17,10 @@ def named_files(ws: Workspace, configs: Iterable[Mapping[str, Any]]) -> set[str]
     found: set[str] = set()
     for text in texts:
         path = ws.data / text
-        if text and ".." not in path.parts and path.exists():
-            inside = [path] if path.is_file() else path.rglob("*")
-            found |= {x.relative_to(ws.data).as_posix() for x in inside if x.is_file()}
+        inside = path.is_relative_to(ws.data) and ".." not in path.parts
+        if text and inside and path.exists():
+            files = [path] if path.is_file() else path.rglob("*")
+            found |= {x.relative_to(ws.data).as_posix() for x in files if x.is_file()}
     return found
 
 

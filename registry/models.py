@@ -214,8 +214,13 @@ def history(ws: Workspace, name: str, *, alias: str | None = CHAMPION) -> list[A
         return list(session.scalars(query))
 
 
-def list_models(ws: Workspace, name: str | None = None) -> list[dict[str, Any]]:
-    """Return model versions, newest first, with their aliases and tags."""
+def list_models(
+    ws: Workspace, name: str | None = None, *, current: bool = False
+) -> list[dict[str, Any]]:
+    """Return model versions, newest first, with their aliases and tags.
+
+    With `current` only each model's newest version and those under an alias.
+    """
     with db.reading(ws.database_url) as session:
         aliases: dict[tuple[str, int], list[str]] = {}
         for row in catalogue.list_aliases(session, name):
@@ -232,7 +237,7 @@ def list_models(ws: Workspace, name: str | None = None) -> list[dict[str, Any]]:
                 "created": model.created,
                 "tags": model.tags,
             }
-            for model in catalogue.list_models(session, name)
+            for model in catalogue.list_models(session, name, current=current)
         ]
 
 

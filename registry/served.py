@@ -7,6 +7,7 @@ one folder.
 """
 
 import json
+import logging
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -73,6 +74,8 @@ def save(artifact: Artifact, out: Path) -> None:
     """Write an artifact as an MLflow pyfunc model without its weights; nothing is pickled."""
     import mlflow.pyfunc
 
+    # it tries to predict its example, and warns that it cannot without weights
+    logging.getLogger("mlflow.models.signature").setLevel(logging.ERROR)
     tuned = artifact.kind == Kind.TUNED
     file = "pyfunc_tuned.py" if tuned else "pyfunc_model.py"
     about = task_model(artifact.path) if tuned else text_model()

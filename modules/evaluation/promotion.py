@@ -56,7 +56,8 @@ class Measured:
 class SetDifference:
     """Challenger minus champion on one set."""
 
-    name: str
+    name: str  # task, split, version and protocol
+    task: str
     new: float
     old: float
     low: float  # 95 % interval of new - old
@@ -107,6 +108,7 @@ def judge(
     sets = tuple(
         SetDifference(
             name,
+            new[name].task,
             new[name].value,
             old[name].value,
             *interval_of(draw),
@@ -127,7 +129,7 @@ def _decide(
     why = f"{new:.4f} {sign} {old:.4f} {unit} over {len(sets)} sets"
     why += f" (difference {interval[0]:+.4f} to {interval[1]:+.4f})"
     better = new < old if sets[0].lower_is_better else new > old
-    worse = [x.name.partition(" ")[0] for x in sets if x.verdict == "worse"]
+    worse = list(dict.fromkeys(x.task for x in sets if x.verdict == "worse"))
     if better and worse and config.policy != "mean":
         return Judgement(False, f"{why}, but worse by more than chance on {', '.join(worse)}", sets)
     if better and config.policy == "significant" and interval[0] <= 0 <= interval[1]:
@@ -150,7 +152,8 @@ def differences(name: str, new: Measured, old: Measured, config: GuardConfig) ->
     Raises:
         ValueError: neither answers nor an interval were kept.
     """
-    seed = config.seed + zlib.crc32(name.encode())  # sets are drawn independently of each other
+    # one set asked in two ways is drawn alike; different sets independently of each other
+    seed = config.seed + zlib.crc32(new.task.encode())
     if pairs(new, old) and new.items and old.items and new.metric:
         drawn = [
             resampled(new.metric, items, samples=config.samples, seed=seed)
@@ -170,19 +173,23 @@ def _deviation(name: str, score: Measured) -> float:
 
 
 def rows_of(sets: Sequence[SetDifference]) -> list[tuple[str, ...]]:
-    """Return a table's rows: set, both values, difference, interval, how, verdict."""
+    """Return a table's rows: set, both values, difference, interval, how, verdict, protocol."""
     return [
         (
-            x.name,
+            x.task,
             f"{x.new:.4f}",
             f"{x.old:.4f}",
             f"{x.value:+.4f}",
             f"{x.low:+.4f} to {x.high:+.4f}",
             f"{x.items:,} items in pairs" if x.items else "stored intervals",
             x.verdict,
+            x.name.removeprefix(x.task).strip(),
         )
         for x in sets
     ]
 
 
-HEADER = ("set", "challenger", "champion", "difference", "95 % interval", "from", "verdict")
+HEADER = (
+    *("set", "challenger", "champion", "difference", "95 % interval", "from", "verdict"),
+    "protocol",
+)

@@ -33,6 +33,8 @@ def make(
     config: dict | None = None,
     inputs: dict | None = None,
     files: dict[str, bytes] | None = None,
+    counts: dict | None = None,
+    run_id: str | None = None,
 ) -> Artifact:
     """Do what a flow does: find, or make and publish."""
     config = config or {"size": 1}
@@ -53,7 +55,8 @@ def make(
             fingerprint=fp,
             config=config,
             inputs=inputs,
-            counts={"files": 2},
+            counts=counts or {"files": 2},
+            run_id=run_id,
         )
 
 

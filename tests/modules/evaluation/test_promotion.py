@@ -73,7 +73,7 @@ CASES = [  # new and old by set, config, promoted, why
         {A: told(1.4), B: told(1.0)},
         {},
         False,
-        r"1.0500 < 1.2000 .*but worse by more than chance on b$",
+        r"1.0500 < 1.2000 .*but worse by more than chance on t$",
     ),
     (
         {A: told(1.0), B: told(1.1)},
