@@ -1,5 +1,6 @@
 """dvc:// in MLflow: lists without bytes, hands out verified files, refuses what is damaged."""
 
+import base64
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ import pytest
 from registry import artifacts, manifests, models, projection, served, versions
 from registry.artifacts import Artifact
 from registry.dvc_repository import DvcArtifactRepository
+from registry.guard import client_environment
 from registry.server import server_command
 from registry.tables import Kind
 from registry.workspace import Workspace
@@ -134,30 +137,43 @@ def test_a_package_holds_no_weights(ws: Workspace, make, monkeypatch) -> None:
 
 
 @pytest.fixture
-def server(ws: Workspace, plugged: str, monkeypatch):
-    """The MLflow server that `textmill up` starts, on this project."""
+def server(ws: Workspace, plugged: str, monkeypatch) -> Iterator[Workspace]:
+    """The MLflow server that `textmill up` starts, on this project, and credentials for it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command, environment = server_command(ws, "127.0.0.1", port)
+    for path in plugged.split(os.pathsep):
+        monkeypatch.syspath_prepend(path)
     projection._silent_until.clear()
     projection.client(ws)  # makes the tables
-    environment = os.environ | environment | {"PYTHONPATH": plugged, "TEXTMILL_ROOT": str(ws.root)}
+    name = f"127.0.0.1:{port}"
+    command, environment = server_command(ws, ws.tracking_uri, "127.0.0.1", port, [name])
+    environment = os.environ | environment | {"PYTHONPATH": plugged}
     log = (ws.state / "server.log").open("w")
     process = subprocess.Popen(command, env=environment, cwd=ws.root, stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}"
+    for key, value in client_environment(ws).items():
+        monkeypatch.setenv(key, value)
     deadline = time.monotonic() + 100
     while True:
         try:
-            urllib.request.urlopen(f"{address}/health", timeout=2)
+            ask(f"http://{name}/health")
             break
         except OSError:
             assert process.poll() is None and time.monotonic() < deadline, log.name
             time.sleep(0.3)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{name}")
     yield Workspace.open(ws.root)
     process.terminate()
     process.wait(20)
+
+
+def ask(address: str) -> bytes:
+    """Get a page with the project's credentials."""
+    user, password = (os.environ[f"MLFLOW_TRACKING_{x}"] for x in ("USERNAME", "PASSWORD"))
+    token = base64.b64encode(f"{user}:{password}".encode()).decode()
+    request = urllib.request.Request(address, headers={"Authorization": f"Basic {token}"})
+    with urllib.request.urlopen(request, timeout=30) as reply:
+        return reply.read()
 
 
 @pytest.mark.slow
@@ -178,8 +194,7 @@ def test_the_server_takes_the_source_and_its_pages_can_read_it(
 
     def page(path: str) -> bytes:
         query = urllib.parse.urlencode({"name": NAME, "version": "1", "path": path})
-        with urllib.request.urlopen(f"{address}/model-versions/get-artifact?{query}") as reply:
-            return reply.read()
+        return ask(f"{address}/model-versions/get-artifact?{query}")
 
     assert b"python_function" in page("MLmodel")
     assert page("README.md").startswith(b"# textmill-x version 1")
