@@ -37,6 +37,7 @@ class Kind(StrEnum):
     TUNED = "tuned"
     SCORES = "scores"
     REPORT = "report"
+    MODEL = "model"  # what MLflow needs to load a checkpoint, without the weights
 
 
 class Status(StrEnum):
@@ -232,6 +233,8 @@ class AliasMove(Base):
     version: Mapped[int]
     previous: Mapped[int | None]
     reason: Mapped[str] = mapped_column(Text)
+    who: Mapped[str] = mapped_column(String(255))
+    scores: Mapped[Object]  # what was known of the new holder then: {set: {value, low, high}}
     created: Mapped[datetime] = mapped_column(default=now)
 
 
