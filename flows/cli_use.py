@@ -12,7 +12,6 @@ from flows.terminal import (
     fail,
     print_checks,
     print_ledger,
-    print_models,
     print_runs,
 )
 
@@ -86,15 +85,6 @@ def doctor() -> None:
 
     if not print_checks(examine()):
         sys.exit(1)
-
-
-@app.command()
-def models() -> None:
-    """List the registered models, their versions, scores and aliases."""
-    from flows.settings import enter
-    from registry import models as registered
-
-    print_models(registered.list_models(enter()))
 
 
 @app.command()

@@ -6,7 +6,7 @@ requests are asked by the guard, websockets by Prefect itself, which is given th
 
 from prefect.server.api import server
 
-from registry.guard import Guard, Scope, allowed_hosts, credentials
+from registry.access import Guard, Scope, allowed_hosts, credentials
 from registry.workspace import Workspace
 
 PROBES = ("/api/health", "/api/ready")  # say true, and are asked by the login page

@@ -1,8 +1,8 @@
 """`textmill up`: Prefect server, MLflow server and a worker, supervised until Ctrl-C.
 
-Servers bind to loopback unless told otherwise, and stand behind registry/guard.py. A crashed one is
-started again; Ctrl-C or SIGTERM stops all of them, the worker first so that running flows can write
-their checkpoints.
+Servers bind to loopback unless told otherwise, and stand behind registry/access.py. A crashed one
+is started again; Ctrl-C or SIGTERM stops all of them, the worker first so that running flows can
+write their checkpoints.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from flows.orphans import stop_flow_runs
 from flows.settings import prefect_settings, services_file
 from flows.supervise import HOST, Service, port_is_free, supervise, wait_for
 from modules.files import write_json
-from registry.guard import HOSTS, client_environment, credentials, origins, secret_file
+from registry.access import HOSTS, client_environment, credentials, origins, secret_file
 from registry.server import server_command
 from registry.workspace import Workspace
 
@@ -206,6 +206,7 @@ def deploy(workspace: Workspace, environment: dict[str, str]) -> None:
             str(Path(__file__).with_name("prefect.yaml")),
         ),
     ]
+    steps.append([sys.executable, "-m", "flows.automations"])
     for step in steps:
         done = subprocess.run(
             step,
