@@ -204,7 +204,7 @@ def _complete(ws: Workspace, final: Path, run_id: str | None) -> Artifact:
     manifest = manifests.read(final)
     assert manifest is not None, f"{final} has no manifest"
     version = versions.snapshot(ws, final)
-    versions.push(ws, version)
+    versions.push(ws, version.md5)
     inputs = {
         role: entry.get("artifact") or entry["data"] for role, entry in manifest["inputs"].items()
     }
