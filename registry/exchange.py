@@ -282,7 +282,7 @@ def _named(ws: Workspace, md5: str, bad: dict[str, str]) -> str:
         return ""
     try:
         places = [objects.cache(ws), objects.remote(ws)]
-        names = {oid: str(path) for path, oid, _ in objects.entries(places, md5)}
+        names = {oid: str(path) for path, oid in objects.entries(places, md5)}
     except StorageError:
         names = {}
     counts = Counter(bad.values())

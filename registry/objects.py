@@ -88,8 +88,8 @@ def md5_of(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def entries(places: Sequence[Any], md5: str) -> list[tuple[PurePosixPath, str, int]]:
-    """Read a version's listing: (relative path, object, bytes) per file, from the first sound one.
+def entries(places: Sequence[Any], md5: str) -> list[tuple[PurePosixPath, str]]:
+    """Read a version's listing: (relative path, object) per file, from the first sound one.
 
     Raises:
         StorageError: no place has it undamaged, or a path in it would escape its folder.
@@ -109,13 +109,13 @@ def entries(places: Sequence[Any], md5: str) -> list[tuple[PurePosixPath, str, i
         for key, _, _ in tree:
             if any(part in ("", ".", "..") or "/" in part for part in key):
                 raise StorageError(f"{md5} lists a path outside its folder: {'/'.join(key)!r}")
-        return [(PurePosixPath(*key), str(info.value), meta.size or 0) for key, meta, info in tree]
+        return [(PurePosixPath(*key), str(info.value)) for key, _, info in tree]
     raise StorageError(f"the listing {md5} is missing or damaged in the storage {places[0].path}")
 
 
 def members(places: Sequence[Any], md5: str) -> list[str]:
     """Return a version's objects, its listing last."""
-    return [*dict.fromkeys(oid for _, oid, _ in entries(places, md5)), md5]
+    return [*dict.fromkeys(oid for _, oid in entries(places, md5)), md5]
 
 
 def find_bad(
@@ -142,6 +142,21 @@ def _hash(odb: Any, oid: str) -> str | None:
     except FileNotFoundError:
         return None
     return state.hexdigest()
+
+
+def sizes(odb: Any, oids: Iterable[str]) -> dict[str, int]:
+    """Return how many bytes those objects have that are there."""
+
+    def size(oid: str) -> int | None:
+        try:
+            return int(odb.fs.size(odb.oid_to_path(oid)))
+        except FileNotFoundError:
+            return None
+
+    wanted = list(oids)
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = zip(wanted, pool.map(size, wanted), strict=True)
+        return {oid: n_bytes for oid, n_bytes in found if n_bytes is not None}
 
 
 def remove(odb: Any, oids: Iterable[str]) -> None:

@@ -126,7 +126,7 @@ def restore(ws: Workspace, md5: str, target: Path, progress: Progress = silent) 
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        for relative, _, _ in entries:
+        for relative, _ in entries:
             (temporary / relative).parent.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(objects.THREADS) as pool:
             copies = pool.map(
