@@ -1,6 +1,7 @@
 """The commands that move artifacts between machines and clear up: push, pull, gc, pin."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -76,4 +77,70 @@ def _print_moved(title: str, done: Iterable[Any]) -> None:
         state = f"[red]{escape(moved.error)}[/red]" if moved.error else escape(moved.done)
         size = amount(moved.size, "B") if moved.n_files else ""
         table.add_row(moved.what, f"{moved.n_files:,}" if moved.n_files else "", size, state)
+    console.print(table)
+
+
+@app.command()
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only show it.")] = False,
+    artifacts: Annotated[bool, typer.Option(help="Folders in artifacts/.")] = True,
+    cache: Annotated[bool, typer.Option(help="Objects in the local DVC cache.")] = True,
+    storage: Annotated[
+        bool, typer.Option(help="The storage, too: those artifacts are gone for good.")
+    ] = False,
+) -> None:
+    """Show, and with --yes remove, what nothing needs: old artifacts, and what killed runs left.
+
+    Kept are registered versions, pinned artifacts, the newest of each name, and all that those were
+    made from. Copies here go only if every object is proved at the storage. What went from the
+    storage stays known: its lineage and scores, and how to make it again.
+    """
+    from flows.settings import enter
+    from registry import gc as collector
+
+    workspace = enter()
+    places = collector.Places(folders=artifacts, cache=cache, storage=storage)
+    if yes:
+        with bar("clearing up") as progress:
+            _print_gone("Removed", list(collector.collect(workspace, places, progress)))
+        return
+    items, stays = collector.survey(workspace, places)
+    _print_gone("Would go", items)
+    reasons = Counter(why.split(" ")[0] for why in stays.values())
+    counts = {
+        "registered versions": reasons["version"],
+        "pinned": reasons["pinned:"],
+        "the newest of their name": reasons["the"],
+    }
+    told = ", ".join(f"{n:,} {what}" for what, n in counts.items() if n)
+    others = len(stays) - sum(counts.values())
+    console.print(f"{len(stays):,} artifacts stay: {told}, {others:,} that those were made from.")
+    if items:
+        console.print("Nothing was removed. Do it: the same command with [bold]--yes[/bold]")
+
+
+@app.command()
+def pin(
+    what: Annotated[str, typer.Argument(help="An artifact or a model.")],
+    reason: Annotated[str, typer.Option(help="Why it must stay.")] = "by hand",
+    remove: Annotated[bool, typer.Option("--remove", help="Let it go again.")] = False,
+) -> None:
+    """Keep an artifact, and all it was made from, from `textmill gc`."""
+    from flows.settings import enter
+    from registry import gc as collector
+
+    done = collector.pin(enter(), what, None if remove else reason)
+    console.print(f"{done} is {'no longer pinned' if remove else f'pinned: {escape(reason)}'}")
+
+
+def _print_gone(title: str, items: Sequence[Any]) -> None:
+    """Print what goes, its size and why."""
+    if not items:
+        console.print("Nothing to clear up.")
+        return
+    table = Table("where", "what", "size", "why", title=title, title_justify="left")
+    for item in items:
+        table.add_row(item.place, escape(item.what), amount(item.size, "B"), escape(item.why))
+    table.add_section()
+    table.add_row("", f"{len(items):,}", amount(sum(item.size for item in items), "B"), "")
     console.print(table)
