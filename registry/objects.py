@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from registry.files import digest, fsync, locked, write_whole
+from registry.files import digest, fsync_all, locked, write_whole
 from registry.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -207,5 +207,5 @@ def make_durable(odb: Any, oids: Iterable[str]) -> None:
     if odb.fs.protocol != "local":
         return
     paths = [Path(odb.oid_to_path(oid)) for oid in oids]
-    for path in [*paths, *{path.parent for path in paths}, Path(odb.path)]:
-        fsync(path)
+    fsync_all(paths)
+    fsync_all({path.parent for path in paths} | {Path(odb.path)})
