@@ -17,7 +17,6 @@ from flows import (
     cli_study,
     cli_sweep,
     cli_use,
-    cli_weights,
 )
 from flows.logs import begin
 from flows.options import Preset, Setting, changed, load_preset
@@ -259,7 +258,6 @@ app.add_typer(cli_store.app)
 app.add_typer(cli_study.app)
 app.add_typer(cli_sweep.app)
 app.add_typer(cli_use.app)
-app.add_typer(cli_weights.app, name="weights")
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,8 @@
-"""The commands that move artifacts between machines and clear up: push, pull, gc, pin."""
+"""The commands that move artifacts and clear up: push, pull, import, export, gc, pin."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -68,6 +69,40 @@ def pull(
     _print_moved("Here", done)
     if bad := [moved for moved in done if moved.error]:
         fail(f"{bad[0].what}: {bad[0].error}", 1)
+
+
+@app.command()
+def export(
+    what: Annotated[str, typer.Argument(help="textmill-sample@champion, kind/name, or a folder.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder for transformers' files.")],
+) -> None:
+    """Write a GPT as transformers loads it: weights, config, tokenizer, generation, README."""
+    from flows.public_weights import export as write
+    from flows.settings import enter
+
+    counts = write(enter(), what, folder)
+    console.print(f"{folder}: {counts['tensors']} tensors, {counts['parameters']:,} parameters")
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Hugging Face's files, or OpenAI's release.")],
+    name: Annotated[str, typer.Option(help="What the checkpoint will be called.")],
+) -> None:
+    """Make public weights a checkpoint here: gpt2 or openai-gpt, safetensors or OpenAI's own files.
+
+    What is in the files decides, not their names; nothing pickled is ever opened. Then it is like
+    any other: `textmill evaluate --checkpoint checkpoint/NAME`, finetune, promote, generate.
+    """
+    from flows.public_weights import import_weights
+    from flows.settings import enter
+
+    made = import_weights(enter(), folder, name)
+    table = Table("checkpoint", "tensors", "parameters", "vocabulary")
+    counts = made.counts
+    told = (f"{counts['tensors']:,}", f"{counts['parameters']:,}", counts["tokenizer"])
+    table.add_row(made.reference, *told)
+    console.print(table)
 
 
 def _print_moved(title: str, done: Iterable[Any]) -> None:
