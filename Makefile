@@ -4,7 +4,7 @@ BIN := .venv/bin
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.textmill/dvc-site
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo test proofs check up data install dev clean
+.PHONY: demo docs test proofs check up data install dev clean
 
 install: .venv/installed
 dev: .venv/installed-dev
@@ -39,5 +39,9 @@ check: dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+# The site lies in site/index.html; the notice of its theme about a later mkdocs is left out.
+docs: dev
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q && echo "site/index.html"
+
 clean:
-	rm -rf artifacts .textmill .dvc/cache .dvc/tmp
+	rm -rf artifacts site .textmill .dvc/cache .dvc/tmp
