@@ -121,6 +121,16 @@ def pull(
             yield _move_alias(ws, found.alias)
 
 
+def without_record(ws: Workspace) -> list[str]:
+    """Return the artifacts that another machine could not pull; the storage is asked for names."""
+    there = set(records.list_names(ws, records.ARTIFACTS))
+    return [
+        _moved(row, "").what
+        for row in _rows(ws, [])
+        if records.address(tables.Kind(row.kind), row.name, row.fingerprint) not in there
+    ]
+
+
 # Push
 
 
@@ -156,8 +166,16 @@ def _push_one(ws: Workspace, row: tables.Artifact, progress: Progress) -> Moved:
         records.put(ws, records.address(record.told.kind, row.name, row.fingerprint), record)
     except (StorageError, OSError) as error:
         return _moved(row, "", str(error))
-    mended = _named(ws, row.dvc_md5, bad)
-    return _moved(row, f"mended {mended}" if mended else "every object hashed: sound")
+    return _moved(row, _told(ws, row, bad))
+
+
+def _told(ws: Workspace, row: tables.Artifact, bad: dict[str, str]) -> str:
+    """Say what a push found and did."""
+    if not bad:
+        return "every object hashed: sound"
+    if bad.get(row.dvc_md5) == "missing":  # it was not there at all, or not whole
+        return f"{len(bad):,} objects copied, every one hashed there"
+    return f"mended {_named(ws, row.dvc_md5, bad)}"
 
 
 def _push_bytes(ws: Workspace, row: tables.Artifact, progress: Progress) -> dict[str, str]:
