@@ -15,10 +15,10 @@ from flows import (
     cli_plan,
     cli_predict,
     cli_schedules,
+    cli_store,
     cli_study,
     cli_sweep,
     cli_use,
-    cli_weights,
 )
 from flows.logs import begin
 from flows.options import Preset, Setting, changed, load_preset
@@ -242,11 +242,11 @@ app.add_typer(cli_data.app)
 app.add_typer(cli_models.app)
 app.add_typer(cli_plan.app)
 app.add_typer(cli_predict.app)
+app.add_typer(cli_store.app)
 app.add_typer(cli_study.app)
 app.add_typer(cli_schedules.app)
 app.add_typer(cli_sweep.app)
 app.add_typer(cli_use.app)
-app.add_typer(cli_weights.app, name="weights")
 
 if __name__ == "__main__":
     main()

@@ -94,6 +94,7 @@ def add_artifact(
 
 def _replace_bytes(row: tables.Artifact, remade: tables.Artifact) -> None:
     """Point a row at bytes that were made again."""
+    row.removed = None
     if row.dvc_md5 == remade.dvc_md5:
         return
     for column in ("counts", "manifest", "size", "n_files", "dvc_md5", "dvc_file"):

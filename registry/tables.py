@@ -150,6 +150,8 @@ class Artifact(Base):
     code_version: Mapped[str] = mapped_column(String(64))
     git_commit: Mapped[str] = mapped_column(String(64))
     data_version: Mapped[str] = mapped_column(String(64))
+    pinned: Mapped[str | None] = mapped_column(Text)  # why gc must keep it
+    removed: Mapped[datetime | None]  # when gc gave its bytes up; what it was stays known
     inputs: Mapped[list["Lineage"]] = relationship(
         foreign_keys="Lineage.child_id", order_by="Lineage.role"
     )
