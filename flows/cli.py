@@ -14,6 +14,7 @@ from flows import (
     cli_models,
     cli_plan,
     cli_predict,
+    cli_schedules,
     cli_study,
     cli_sweep,
     cli_use,
@@ -242,6 +243,7 @@ app.add_typer(cli_models.app)
 app.add_typer(cli_plan.app)
 app.add_typer(cli_predict.app)
 app.add_typer(cli_study.app)
+app.add_typer(cli_schedules.app)
 app.add_typer(cli_sweep.app)
 app.add_typer(cli_use.app)
 app.add_typer(cli_weights.app, name="weights")

@@ -44,6 +44,22 @@ def up(
 
 
 @app.command()
+def worker(
+    prefect: Annotated[str, typer.Option(metavar="URL", help="Prefect's API, .../api.")],
+    mlflow: Annotated[str, typer.Option(metavar="URL", help="The MLflow server.")],
+    pool: Annotated[str, typer.Option(help="The work pool it serves.")] = "local",
+) -> None:
+    """Serve the deployments of servers that run elsewhere, with this project's folder."""
+    from flows.settings import enter
+    from flows.worker import work
+
+    try:
+        work(enter(), prefect, mlflow, pool, say=console.print)
+    except RuntimeError as error:
+        fail(str(error), 1)
+
+
+@app.command()
 def env() -> None:
     """Print the addresses and credentials of the running servers, for `eval "$(textmill env)"`."""
     from flows.settings import client_settings, enter, running_services

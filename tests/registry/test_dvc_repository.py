@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from registry import artifacts, manifests, models, projection, served, versions
+from registry.access import client_environment
 from registry.artifacts import Artifact
 from registry.dvc_repository import DvcArtifactRepository
-from registry.guard import client_environment
 from registry.server import server_command
 from registry.tables import Kind
 from registry.workspace import Workspace
