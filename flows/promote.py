@@ -8,6 +8,7 @@ from typing import Any
 from prefect import flow
 
 from flows.charts import markdown_table
+from flows.lineage_picture import show_lineage
 from flows.stage import Stage, show, stage
 from registry import artifacts, models
 from registry.artifacts import Artifact
@@ -39,7 +40,9 @@ def promote(
         {version, champion, decision}.
     """
     with stage("promote", {"model": model, "checkpoint": checkpoint, "force": force}) as at:
-        return decide(at, model, artifacts.checkout(at.workspace, checkpoint), force=force)
+        made = decide(at, model, artifacts.checkout(at.workspace, checkpoint), force=force)
+        show_lineage(at, f"{model}/{made['version']}", attach=True)
+        return made
 
 
 def decide(at: Stage, model: str, challenger: Artifact, *, force: bool = False) -> dict[str, Any]:

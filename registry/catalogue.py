@@ -51,7 +51,7 @@ def match_artifacts(
 
 
 def list_artifacts(
-    session: Session, *, kind: str | None = None, name: str | None = None, limit: int = 1000
+    session: Session, *, kind: str | None = None, name: str | None = None, limit: int | None = 1000
 ) -> list[tables.Artifact]:
     """Return artifacts, newest first."""
     return list(session.scalars(_narrow(select(tables.Artifact), kind, name).limit(limit)))
