@@ -64,6 +64,45 @@ def uses(
         console.print("no registered model was made from it")
 
 
+@app.command()
+def reproduce(
+    what: Annotated[
+        str, typer.Argument(help="A run's id (textmill lineage shows it), or an artifact or model.")
+    ],
+) -> None:
+    """Make it again from its recorded settings and inputs, and compare every byte."""
+    from flows.settings import enter
+
+    workspace = enter()
+    from flows.remake import reproduce as again
+
+    differ = 0
+    for made in again(workspace, what):
+        differ += not made.equal
+        _print_comparison(made)
+    if differ:
+        raise typer.Exit(1)
+
+
+def _print_comparison(made: Any) -> None:
+    """Print whether an artifact came out as it was, and what may explain a difference."""
+    if made.equal:
+        console.print(f"[green]equal[/green] {made.reference}: {len(made.same)} files")
+        return
+    if made.refused:
+        console.print(f"[red]not made[/red] {escape(made.refused)}")
+        return
+    n = len(made.same) + len(made.differing)
+    console.print(f"[red]differs[/red] {made.reference}: {len(made.same)} of {n} files are equal")
+    for name, how in made.differing.items():
+        console.print(f"  {escape(name)}: {how}", highlight=False)
+    for name, change in made.circumstances.items():
+        console.print(f"  [dim]{name}: {escape(change)}[/dim]", highlight=False)
+    if not made.circumstances:
+        console.print("  [dim]code, data and libraries are as then: look at threads, CPU[/dim]")
+    console.print(f"  kept in {made.folder}", highlight=False)
+
+
 def _told(found: Any) -> list[str]:
     """Return what is said above the table of models."""
     lines = [f"[bold]{escape(found.what)}[/bold]"]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session, aliased, joinedload
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session, aliased, joinedload, load_only
 
 from registry import tables
 from registry.files import canonical
@@ -55,6 +55,11 @@ def list_artifacts(
 ) -> list[tables.Artifact]:
     """Return artifacts, newest first."""
     return list(session.scalars(_narrow(select(tables.Artifact), kind, name).limit(limit)))
+
+
+def count_artifacts(session: Session) -> int:
+    """Count all artifacts."""
+    return session.scalar(select(func.count()).select_from(tables.Artifact)) or 0
 
 
 def _narrow(query: Any, kind: str | None, name: str | None) -> Any:
