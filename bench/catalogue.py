@@ -94,7 +94,8 @@ class Maker:
     def artifact(self, kind: str, name: str, parents: dict[str, int], data: dict[str, str]) -> int:
         """Add an artifact and what it was made from; return its id."""
         self.artifacts += 1
-        number, run = self.artifacts, f"{self.artifacts * self.n_runs // self.n_artifacts:012x}"
+        number = self.artifacts
+        run = f"{min(number * self.n_runs // self.n_artifacts, self.n_runs - 1):012x}"
         self.rows[Artifact].append(artifact_row(number, kind, name, run))
         line = {"child_id": number}
         self.rows[Lineage] += [
@@ -221,12 +222,14 @@ def fill(ws: Workspace, maker: Maker) -> None:
 
         db.write(ws.database_url, add)
 
-    def name_champions(session: Any) -> None:
-        newest = select(ModelVersion.name, func.max(ModelVersion.version))
-        for name, version in session.execute(newest.group_by(ModelVersion.name)).all():
-            session.add(Alias(name=name, alias="champion", version=version))
-
     db.write(ws.database_url, name_champions)
+
+
+def name_champions(session: Any) -> None:
+    """Make every model's newest version its champion."""
+    newest = select(ModelVersion.name, func.max(ModelVersion.version)).group_by(ModelVersion.name)
+    for name, version in session.execute(newest).all():
+        session.add(Alias(name=name, alias="champion", version=version))
 
 
 def look_ups(ws: Workspace) -> dict[str, Callable[[], Any]]:
@@ -257,9 +260,7 @@ def look_ups(ws: Workspace) -> dict[str, Callable[[], Any]]:
         "lineage model@champion": reading(
             lambda s: lineage.ancestry(s, references.find(s, champion))
         ),
-        "uses the first links": reading(
-            lambda s: lineage.progeny(s, [references.find(s, first)])
-        ),
+        "uses the first links": reading(lambda s: lineage.progeny(s, [references.find(s, first)])),
         "uses a file by name": reading(
             lambda s: lineage.progeny(
                 s,
@@ -302,11 +303,13 @@ def main() -> None:
         empty = catalogue.count_artifacts(session) == 0
     if empty:
         began = time.perf_counter()
-        fill(ws, Maker(given.artifacts, given.scores, given.models, given.runs + 1))
+        fill(ws, Maker(given.artifacts, given.scores, given.models, given.runs))
         print(f"made in {time.perf_counter() - began:.0f} s")
     with db.reading(ws.database_url) as session:
         tables = (Artifact, Lineage, Score, ModelVersion, Run, InputFile)
-        sizes = {t.__tablename__: session.scalar(select(func.count()).select_from(t)) for t in tables}
+        sizes = {
+            t.__tablename__: session.scalar(select(func.count()).select_from(t)) for t in tables
+        }
     print(", ".join(f"{n:,} {name}" for name, n in sizes.items()))
     slow = 0
     for name, ask in look_ups(ws).items():

@@ -30,7 +30,7 @@ from flows.pretrain import make_checkpoint
 from flows.progress import reporting
 from flows.report import make_report
 from flows.spread import spread
-from flows.stage import Stage, Step
+from flows.stage import Inputs, Stage, Step
 from flows.training import train
 from modules import tasks
 from modules.config import Config
@@ -316,7 +316,7 @@ def tuned(at: Remaking, target: Artifact, read: Reading) -> None:
         return train(at, "finetune", config.training, inputs, out, progress, task=task.name)
 
     rows = versions.data_fingerprint(at.workspace, split_files(task, data))
-    inputs = {"checkpoint": start, "task": rows}
+    inputs: Inputs = {"checkpoint": start, "task": rows}
     at.make(Kind.TUNED, target.name, step, config=config, inputs=inputs, version=task.version)
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import func, or_, select
-from sqlalchemy.orm import Session, aliased, joinedload, load_only
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, aliased, joinedload
 
 from registry import tables
 from registry.files import canonical
@@ -44,9 +44,10 @@ def match_artifacts(
     session: Session, prefix: str, *, kind: str | None = None, name: str | None = None
 ) -> list[tables.Artifact]:
     """Return the artifacts whose fingerprint begins so, newest first."""
-    query = select(tables.Artifact).where(
-        tables.Artifact.fingerprint.startswith(prefix, autoescape=True)
-    )
+    begins = tables.Artifact.fingerprint
+    query = select(tables.Artifact).where(begins.startswith(prefix, autoescape=True))
+    if prefix and set(prefix) <= set("0123456789abcdef"):  # LIKE alone would read every row
+        query = query.where(begins >= prefix, begins < prefix + "g")
     return list(session.scalars(_narrow(query, kind, name)))
 
 

@@ -58,17 +58,16 @@ def ancestry(session: Session, root: Artifact) -> Ancestry:
 def progeny(session: Session, starts: Iterable[Artifact]) -> Progeny:
     """Return what was made from artifacts, themselves included."""
     below = _below([artifact.id for artifact in starts])
-    inside = select(below.c.id)
     kinds = (
         select(Artifact.kind, func.count())
-        .where(Artifact.id.in_(inside))
+        .join_from(below, Artifact, Artifact.id == below.c.id)
         .group_by(Artifact.kind)
         .order_by(func.min(Artifact.id))
     )
     models = (
         select(ModelVersion)
+        .join_from(below, ModelVersion, ModelVersion.artifact_id == below.c.id)
         .options(joinedload(ModelVersion.artifact).load_only(Artifact.fingerprint))
-        .where(ModelVersion.artifact_id.in_(inside))
         .order_by(ModelVersion.name, ModelVersion.version.desc())
     )
     aliases: dict[tuple[str, int], list[str]] = {}
