@@ -14,6 +14,7 @@ from flows import (
     cli_lineage,
     cli_plan,
     cli_predict,
+    cli_schedules,
     cli_study,
     cli_sweep,
     cli_use,
@@ -257,6 +258,7 @@ app.add_typer(cli_lineage.app)
 app.add_typer(cli_plan.app)
 app.add_typer(cli_predict.app)
 app.add_typer(cli_study.app)
+app.add_typer(cli_schedules.app)
 app.add_typer(cli_sweep.app)
 app.add_typer(cli_use.app)
 app.add_typer(cli_weights.app, name="weights")

@@ -45,7 +45,7 @@ from modules.run import (
     TuningStep,
 )
 from modules.task import split_files
-from registry import artifacts, catalogue, db, manifests, provenance, versions
+from registry import artifacts, catalogue, db, leases, manifests, provenance, versions
 from registry.artifacts import DIGITS, Artifact
 from registry.files import locked
 from registry.tables import Artifact as Row
@@ -85,6 +85,7 @@ def reproduce(workspace: Workspace, what: str) -> Iterator[Comparison]:
     Raises:
         ValueError: nothing of that name is known.
     """
+    leases.keep_alive(workspace)
     for target in chosen(workspace, what):
         try:
             yield remake(workspace, target)
@@ -302,7 +303,9 @@ def checkpoint(at: Remaking, target: Artifact, read: Reading) -> None:
     """Train a checkpoint again."""
     config = PretrainConfig.model_validate(target.config)
     more = [read(role) for role in target.inputs if role.startswith("tokens-")]
-    make_checkpoint(at, config, target.name, [read("tokens"), *more], read("tokenizer"))
+    base = read("base") if "base" in target.inputs else None
+    corpora = [read("tokens"), *more]
+    make_checkpoint(at, config, target.name, corpora, read("tokenizer"), base=base)
 
 
 def tuned(at: Remaking, target: Artifact, read: Reading) -> None:

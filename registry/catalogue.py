@@ -6,10 +6,10 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, aliased, joinedload
 
 from registry import tables
@@ -18,7 +18,7 @@ from registry.provenance import process_started, this_host
 from registry.tables import Alias, Lineage, ModelVersion, Run, Score, Status, now
 
 LOWER_IS_BETTER = re.compile(r"perplexity|ppl|loss|bits_per|bpb|bpc|error")
-STALE = timedelta(minutes=2)  # without a heartbeat on another host, a run counts as dead
+STALE = timedelta(seconds=30)  # without a heartbeat on another host, a run counts as dead
 
 
 @dataclass(frozen=True)
@@ -289,9 +289,18 @@ def note_mlflow_run(session: Session, run_id: str, mlflow_run_id: str) -> None:
     _run(session, run_id).mlflow_run_id = mlflow_run_id
 
 
-def heartbeat(session: Session, run_id: str) -> None:
-    """Say that a run lives; for hosts that cannot see its process."""
-    _run(session, run_id).heartbeat = now()
+def heartbeat(session: Session) -> None:
+    """Say that this process lives, for hosts that cannot see it; by the database's clock."""
+    ours = {"host": this_host(), "pid": os.getpid(), "status": Status.RUNNING}
+    session.execute(update(Run).filter_by(**ours).values(heartbeat=clock(session)))
+
+
+def clock(session: Session) -> datetime:
+    """Return the time that all hosts agree on: PostgreSQL's, or this host's with SQLite."""
+    if session.get_bind().dialect.name == "postgresql":
+        told: datetime = session.scalars(select(func.clock_timestamp())).one()
+        return told
+    return now()
 
 
 def finish_run(session: Session, run_id: str, status: Status, detail: str = "") -> None:
@@ -316,7 +325,8 @@ def list_runs(
 def interrupted_runs(session: Session, stale: timedelta = STALE) -> list[Run]:
     """Return the runs that say RUNNING though their process is gone."""
     running = session.scalars(select(Run).where(Run.status == Status.RUNNING))
-    return [run for run in running if _is_dead(run, stale)]
+    before = clock(session) - stale
+    return [run for run in running if _is_dead(run, before)]
 
 
 def reap_runs(session: Session, stale: timedelta = STALE) -> list[Run]:
@@ -336,8 +346,8 @@ def _run(session: Session, run_id: str) -> Run:
     return run
 
 
-def _is_dead(run: Run, stale: timedelta) -> bool:
+def _is_dead(run: Run, before: datetime) -> bool:
     """Say whether a running run's process is gone: by pid here, by heartbeat elsewhere."""
     if run.host == this_host():
         return process_started(run.pid) != run.pid_started
-    return now() - run.heartbeat > stale
+    return run.heartbeat < before

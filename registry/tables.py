@@ -116,6 +116,17 @@ class Run(Base):
     detail: Mapped[str] = mapped_column(Text, default="")
 
 
+class Slot(Base):
+    """A scheduled time of a deployment, taken by the one flow run that may use it."""
+
+    __tablename__ = "slot"
+
+    deployment: Mapped[str] = mapped_column(String(64), primary_key=True)
+    due: Mapped[datetime] = mapped_column(primary_key=True)
+    flow_run_id: Mapped[str] = mapped_column(String(64))
+    claimed: Mapped[datetime] = mapped_column(default=now)
+
+
 class Artifact(Base):
     """A finished directory of one kind."""
 
