@@ -44,17 +44,23 @@ def match_artifacts(
     session: Session, prefix: str, *, kind: str | None = None, name: str | None = None
 ) -> list[tables.Artifact]:
     """Return the artifacts whose fingerprint begins so, newest first."""
-    query = select(tables.Artifact).where(
-        tables.Artifact.fingerprint.startswith(prefix, autoescape=True)
-    )
+    begins = tables.Artifact.fingerprint
+    query = select(tables.Artifact).where(begins.startswith(prefix, autoescape=True))
+    if prefix and set(prefix) <= set("0123456789abcdef"):  # LIKE alone would read every row
+        query = query.where(begins >= prefix, begins < prefix + "g")
     return list(session.scalars(_narrow(query, kind, name)))
 
 
 def list_artifacts(
-    session: Session, *, kind: str | None = None, name: str | None = None, limit: int = 1000
+    session: Session, *, kind: str | None = None, name: str | None = None, limit: int | None = 1000
 ) -> list[tables.Artifact]:
     """Return artifacts, newest first."""
     return list(session.scalars(_narrow(select(tables.Artifact), kind, name).limit(limit)))
+
+
+def count_artifacts(session: Session) -> int:
+    """Count all artifacts."""
+    return session.scalar(select(func.count()).select_from(tables.Artifact)) or 0
 
 
 def _narrow(query: Any, kind: str | None, name: str | None) -> Any:
