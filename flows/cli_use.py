@@ -12,7 +12,6 @@ from flows.terminal import (
     fail,
     print_checks,
     print_ledger,
-    print_models,
     print_runs,
 )
 
@@ -40,6 +39,22 @@ def up(
     at = Addresses(prefect_port, mlflow_port, host, tuple(allow_host or ()))
     try:
         start(enter(), at, say=lambda text: console.print(text, style="bold"))
+    except RuntimeError as error:
+        fail(str(error), 1)
+
+
+@app.command()
+def worker(
+    prefect: Annotated[str, typer.Option(metavar="URL", help="Prefect's API, .../api.")],
+    mlflow: Annotated[str, typer.Option(metavar="URL", help="The MLflow server.")],
+    pool: Annotated[str, typer.Option(help="The work pool it serves.")] = "local",
+) -> None:
+    """Serve the deployments of servers that run elsewhere, with this project's folder."""
+    from flows.settings import enter
+    from flows.worker import work
+
+    try:
+        work(enter(), prefect, mlflow, pool, say=console.print)
     except RuntimeError as error:
         fail(str(error), 1)
 
@@ -86,15 +101,6 @@ def doctor() -> None:
 
     if not print_checks(examine()):
         sys.exit(1)
-
-
-@app.command()
-def models() -> None:
-    """List the registered models, their versions, scores and aliases."""
-    from flows.settings import enter
-    from registry import models as registered
-
-    print_models(registered.list_models(enter()))
 
 
 @app.command()

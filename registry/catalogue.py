@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session, aliased, joinedload
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session, aliased, joinedload, load_only
 
 from registry import tables
 from registry.files import canonical
@@ -100,6 +100,7 @@ def add_artifact(
 
 def _replace_bytes(row: tables.Artifact, remade: tables.Artifact) -> None:
     """Point a row at bytes that were made again."""
+    row.removed = None
     if row.dvc_md5 == remade.dvc_md5:
         return
     for column in ("counts", "manifest", "size", "n_files", "dvc_md5", "dvc_file"):
@@ -116,6 +117,18 @@ def ancestors(session: Session, fingerprint: str) -> list[Edge]:
 def descendants(session: Session, fingerprint: str) -> list[Edge]:
     """Return everything made from an artifact, nearest first."""
     return _walk(session, fingerprint, upwards=False)
+
+
+def children(session: Session, fingerprint: str, kind: str) -> list[tables.Artifact]:
+    """Return the artifacts of one kind made directly from an artifact, newest first."""
+    parent = aliased(tables.Artifact)
+    query = (
+        select(tables.Artifact)
+        .join(Lineage, Lineage.child_id == tables.Artifact.id)
+        .join(parent, Lineage.parent_id == parent.id)
+        .where(parent.fingerprint == fingerprint)
+    )
+    return list(session.scalars(_narrow(query, kind, None)).unique())
 
 
 def _walk(session: Session, fingerprint: str, *, upwards: bool) -> list[Edge]:
@@ -163,11 +176,25 @@ def find_alias(session: Session, name: str, alias: str) -> ModelVersion | None:
     return None if row is None else find_model(session, name, row.version)
 
 
-def list_models(session: Session, name: str | None = None) -> list[ModelVersion]:
-    """Return model versions by name, newest first."""
-    query = select(ModelVersion).options(joinedload(ModelVersion.artifact))
+def list_models(
+    session: Session, name: str | None = None, *, current: bool = False
+) -> list[ModelVersion]:
+    """Return model versions by name, newest first; of their artifacts only the names.
+
+    With `current` only each model's newest version and those under an alias.
+    """
+    artifact = tables.Artifact
+    named = load_only(artifact.kind, artifact.name, artifact.fingerprint)  # manifests are large
+    query = select(ModelVersion).options(joinedload(ModelVersion.artifact).options(named))
     if name is not None:
         query = query.where(ModelVersion.name == name)
+    if current:
+        other = aliased(ModelVersion)
+        newest = select(func.max(other.version)).where(other.name == ModelVersion.name)
+        held = select(Alias).where(
+            Alias.name == ModelVersion.name, Alias.version == ModelVersion.version
+        )
+        query = query.where(or_(ModelVersion.version == newest.scalar_subquery(), held.exists()))
     return list(session.scalars(query.order_by(ModelVersion.name, ModelVersion.version.desc())))
 
 

@@ -100,8 +100,9 @@ def replay_outbox(
     """
     told = 0
     try:
-        with locked(ws.state / "locks" / "outbox.lock", wait=topic is not None, seconds=10):
-            told = _replay(ws, topic, limit, time.monotonic() + seconds)
+        if not _is_silent(ws):
+            with locked(ws.state / "locks" / "outbox.lock", wait=topic is not None, seconds=10):
+                told = _replay(ws, topic, limit, time.monotonic() + seconds)
     except BusyError as error:
         log.info("the outbox is being replayed: %s", error)
     with db.reading(ws.database_url) as session:

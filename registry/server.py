@@ -3,8 +3,8 @@
 import sys
 from importlib.metadata import entry_points
 
+from registry.access import HOSTS
 from registry.environment import settings
-from registry.guard import HOSTS
 from registry.workspace import Workspace
 
 

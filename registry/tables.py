@@ -37,6 +37,7 @@ class Kind(StrEnum):
     TUNED = "tuned"
     SCORES = "scores"
     REPORT = "report"
+    MODEL = "model"  # what MLflow needs to load a checkpoint, without the weights
 
 
 class Status(StrEnum):
@@ -149,6 +150,8 @@ class Artifact(Base):
     code_version: Mapped[str] = mapped_column(String(64))
     git_commit: Mapped[str] = mapped_column(String(64))
     data_version: Mapped[str] = mapped_column(String(64))
+    pinned: Mapped[str | None] = mapped_column(Text)  # why gc must keep it
+    removed: Mapped[datetime | None]  # when gc gave its bytes up; what it was stays known
     inputs: Mapped[list["Lineage"]] = relationship(
         foreign_keys="Lineage.child_id", order_by="Lineage.role"
     )
@@ -246,6 +249,8 @@ class AliasMove(Base):
     version: Mapped[int]
     previous: Mapped[int | None]
     reason: Mapped[str] = mapped_column(Text)
+    who: Mapped[str] = mapped_column(String(255))
+    scores: Mapped[Object]  # what was known of the new holder then: {set: {value, low, high}}
     created: Mapped[datetime] = mapped_column(default=now)
 
 

@@ -13,7 +13,7 @@ from starlette.routing import Mount, WebSocketRoute
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
-from registry.guard import HOSTS, credentials
+from registry.access import HOSTS, credentials
 from registry.workspace import Workspace
 
 HOST = "127.0.0.1:4200"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from registry import guard
-from registry.guard import Guard
+from registry import access
+from registry.access import Guard
 from registry.workspace import Workspace
 
 HOST, PAIR = "127.0.0.1:4200", "textmill:secret"
@@ -81,7 +81,7 @@ def test_websockets_are_closed_before_they_open():
 
 
 def ask(root: str) -> str:
-    return guard.credentials(Workspace.open(Path(root)))
+    return access.credentials(Workspace.open(Path(root)))
 
 
 def test_secret_is_made_once_and_private(tmp_path, monkeypatch):
@@ -98,6 +98,6 @@ def test_secret_is_made_once_and_private(tmp_path, monkeypatch):
 
 
 def test_spoilt_secret_is_named(ws):
-    guard.secret_file(ws).write_text("no colon")
+    access.secret_file(ws).write_text("no colon")
     with pytest.raises(ValueError, match=r"secret does not hold NAME:PASSWORD; delete it"):
-        guard.credentials(ws)
+        access.credentials(ws)
