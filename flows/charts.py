@@ -202,6 +202,34 @@ def curves(
     return png_of(figure)
 
 
+Line = Sequence[tuple[float, float, float, float]]
+"""x, value, low, high; ..."""
+
+
+def by_size(panels: Mapping[str, Mapping[str, Line]]) -> bytes:
+    """Draw scores against parameters: title -> series -> points; the second series in colour."""
+    rows = -(-len(panels) // 3)
+    figure, places = subplots(rows, 3, width=4.6, height=3.0)
+    for axes, (title, series) in zip(places, panels.items(), strict=False):
+        for (label, points), colour in zip(series.items(), (INK, ACCENT), strict=False):
+            axes.errorbar(
+                [x for x, *_ in points],
+                [value for _, value, _, _ in points],
+                yerr=_errors([(value, low, high) for _, value, low, high in points]),
+                **{"marker": "o", "markersize": 3, "linewidth": 1.2, "elinewidth": 0.7},
+                **{"capsize": 2, "color": colour, "label": label},
+            )
+        axes.set_xscale("log")
+        if "perplexity" in title:
+            axes.set_yscale("log")
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.legend(frameon=False, fontsize=7)
+    for axes in places[len(panels) :]:
+        axes.set_visible(False)
+    return png_of(figure)
+
+
 def _errors(points: Sequence[Interval]) -> list[list[float]]:
     """Return how far intervals reach below and above their values."""
     below = [max(0.0, value - low) for value, low, _ in points]

@@ -20,6 +20,7 @@ from modules.corpus.overlap import OverlapConfig
 from modules.evaluation.config import MemoryConfig
 from modules.files import Progress, read_jsonl, write_json
 from modules.run import ZeroShotRun
+from modules.task import Task
 from registry import artifacts
 from registry.artifacts import Artifact
 from registry.tables import Kind
@@ -137,6 +138,8 @@ def split_scores(
 
     overlap, found = list(read_jsonl(table.path / "items.jsonl.zst")), []
     for name, made in scored.items():
+        if joins_rows(tasks.get(name)):
+            continue
         task, settings = tasks.get(name), config.settings_of(name)
         path, facts = files_of(made.path, task)
         positions = json.loads(facts.read_text())["about"]["positions"]
@@ -145,6 +148,11 @@ def split_scores(
             {"items": kind, **asdict(one)} for kind, scores in split.items() for one in scores
         ]
     return found
+
+
+def joins_rows(task: Task) -> bool:
+    """Return whether a task's items are of several rows, so that a row's overlap is not theirs."""
+    return task.format == "perplexity" and task.hub is not None
 
 
 def page_of(facts: Mapping[str, Any]) -> list[Shown | Picture]:
@@ -189,7 +197,9 @@ def page_of(facts: Mapping[str, Any]) -> list[Shown | Picture]:
                 for row in facts["sizes"]
             ],
         ),
-        Picture("Perplexity by size", curves(lines, "parameters", "perplexity per token")),
+        Picture(
+            "Perplexity by size", curves(lines, "parameters", "perplexity per token", log=True)
+        ),
         Shown(
             f"Overlap of what is written with the training text (Figure 5; top-k "
             f"{facts['samples']['top_k']}, {facts['samples']['context']} tokens of context, "

@@ -5,6 +5,7 @@ Sizes are the papers' (GPT-1 paper, section 4.1; GPT-2 paper, Table 2; heads fro
 
 from typing import TypeVar
 
+from modules import tasks
 from modules.corpus.crawl import FetchConfig
 from modules.corpus.dedup import DedupConfig
 from modules.corpus.extract import ExtractConfig
@@ -22,6 +23,7 @@ from modules.run import (
     ZeroShotConfig,
     ZeroShotRun,
 )
+from modules.task import FINETUNE_FORMATS
 from modules.training.config import GPT1_OPTIM, OptimConfig
 from modules.training.tuning_config import GPT1_FINETUNE_OPTIM
 
@@ -265,6 +267,12 @@ STUDY_LSTM = STUDY.but(
     ),
 )
 
+# --- study zero-shot: GPT-2's tables, and its figures against size -------------------------------
+
+EVERY_ZERO_SHOT = tuple(n for n, task in tasks.TASKS.items() if task.format not in FINETUNE_FORMATS)
+# The sample's own checkpoint, asked every benchmark whose rows are there, all of them.
+ZERO_SHOT = SAMPLE.but(zero_shot=ZeroShotRun(tasks=EVERY_ZERO_SHOT))
+
 TINY = SAMPLE.but(
     name="tiny",
     corpus=SAMPLE_CORPUS.but(
@@ -343,7 +351,21 @@ GPT2_MEDIUM_RUN = _gpt2("gpt2-medium", GPT2_MEDIUM, 3e-4)  # GPT-3 paper, Table 
 GPT2_LARGE_RUN = _gpt2("gpt2-large", GPT2_LARGE, 2.5e-4)  # GPT-3 paper, Table 2.1: 760M
 GPT2_XL_RUN = _gpt2("gpt2-xl", GPT2_XL, 2e-4)  # GPT-3 paper, Table 2.1: 1.3B
 
-RUNS = {
+
+def _sized(run: RunConfig, layers: int, width: int) -> RunConfig:
+    """Return a run with another size of model and all else the same."""
+    model = run.pretrain.model.but(n_layer=layers, n_embd=width, n_head=max(1, width // 64))
+    pretrain = run.pretrain.but(model=model)
+    return run.but(name=f"{run.name}-{layers}x{width}", pretrain=pretrain)
+
+
+SIZES = {  # run -> the other sizes of its model
+    "sample": (_sized(SAMPLE, 1, 32), _sized(SAMPLE, 2, 64), _sized(SAMPLE, 4, 192)),
+    "tiny": (_sized(TINY, 1, 16),),
+    "gpt2": (GPT2_MEDIUM_RUN, GPT2_LARGE_RUN, GPT2_XL_RUN),
+}
+
+RUNS = {"zero-shot": ZERO_SHOT} | {
     run.name: run
     for run in (
         SAMPLE,
@@ -359,6 +381,8 @@ RUNS = {
         GPT2_MEDIUM_RUN,
         GPT2_LARGE_RUN,
         GPT2_XL_RUN,
+        *SIZES["sample"],
+        *SIZES["tiny"],
     )
 }
 
