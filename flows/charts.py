@@ -21,9 +21,14 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(lines)
 
 
+def digits(value: float) -> str:
+    """Return a number with four significant digits, or all of those before the point."""
+    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return digits(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return literal(str(value))

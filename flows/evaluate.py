@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.charts import reliability
+from flows.charts import digits, reliability
 from flows.page import Shown
 from flows.stage import Stage, show, stage
 from modules import presets
@@ -111,8 +111,8 @@ def all_scores(scores: Sequence[Mapping[str, Any]]) -> Shown:
         [
             score["task"],
             score["metric"],
-            f"{score['value']:,.4g}",
-            f"{score['low']:,.4g} to {score['high']:,.4g}",
+            digits(score["value"]),
+            f"{digits(score['low'])} to {digits(score['high'])}",
             str(score["n"]),
             score["split"],
             ", ".join(f"{key} {value}" for key, value in score["protocol"].items()),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows.charts import Line, by_size
+from flows.charts import Line, by_size, digits
 from flows.evaluate import all_scores
 from flows.page import Block, Picture, Shown
 from modules.paper_gpt2 import (
@@ -58,8 +58,8 @@ def blocks(asked: Sequence[Asked], absent: Sequence[str]) -> list[Block]:
         beside("GPT-2, Table 3", table_3, first),
         beside("GPT-2, sections 3.3 to 3.8", others, first),
         sweep(by),
-        Picture("Table 3's benchmarks against size", by_size(panels(table_3, by))),
-        Picture("Tasks against size (as Figures 1 and 3)", by_size(panels(figure_1, by))),
+        *figure("Table 3's benchmarks against size", table_3, by),
+        *figure("Tasks against size (as Figures 1 and 3)", figure_1, by),
         summarisation(),
         memorisation(),
         not_asked(absent),
@@ -111,12 +111,12 @@ def number(value: float | None) -> str:
 
 def value_of(measured: Measured, row: Row) -> str:
     """Return a value on the paper's scale."""
-    return f"{measured.scale * row['value']:,.4g}"
+    return digits(measured.scale * row["value"])
 
 
 def interval_of(measured: Measured, row: Row) -> str:
     """Return an interval on the paper's scale."""
-    return f"{measured.scale * row['low']:,.4g} to {measured.scale * row['high']:,.4g}"
+    return f"{digits(measured.scale * row['low'])} to {digits(measured.scale * row['high'])}"
 
 
 def sweep(models: Sequence[Asked]) -> Shown:
@@ -130,6 +130,12 @@ def sweep(models: Sequence[Asked]) -> Shown:
             rows.append([m.name, name if name == m.task else f"like: {name}", *cells])
     header = ["result", "our set", *(model.title for model in models)]
     return Shown("Ours by size of the model", header, rows, LIKE)
+
+
+def figure(title: str, which: Sequence[Measured], models: Sequence[Asked]) -> list[Block]:
+    """Return the picture of what we have measured, if that is anything."""
+    found = panels(which, models)
+    return [Picture(title, by_size(found))] if found else []
 
 
 def panels(which: Sequence[Measured], models: Sequence[Asked]) -> dict[str, dict[str, Line]]:

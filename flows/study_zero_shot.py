@@ -13,7 +13,7 @@ from prefect import flow
 
 from flows.charts import reliability
 from flows.evaluate import score
-from flows.gpt2_page import Asked, blocks
+from flows.gpt2_page import Asked, blocks, sweep
 from flows.memory import MemoryStep, make_report, page_of
 from flows.overlap import make_overlap
 from flows.page import Block, Picture, as_markdown
@@ -28,7 +28,7 @@ from modules.task import Task, find_split
 from registry import artifacts
 from registry.artifacts import Artifact
 
-PAGE = 1  # version of the page; raised where it changes
+PAGE = 2  # version of the page; raised where it changes
 Scored = dict[tuple[str, str], Artifact]
 """(model's fingerprint, task) -> scores"""
 
@@ -40,7 +40,7 @@ Scored = dict[tuple[str, str], Artifact]
 )
 def study_zero_shot(
     config: RunConfig = presets.ZERO_SHOT,
-    sizes: tuple[RunConfig, ...] = presets.SIZES["sample"],
+    sizes: tuple[RunConfig, ...] = presets.SAMPLE_SIZES,
     checkpoints: tuple[str, ...] = (),
     workers: int = 0,
 ) -> Summary:
@@ -74,7 +74,7 @@ def study_zero_shot(
         inputs |= {"memory": memory} if memory else {}
         settings = {"page": PAGE, "absent": absent}
         done = finish(at, "zero-shot", models[0], page, tuned={}, inputs=inputs, settings=settings)
-        return done | {"markdown": as_markdown("GPT-2 zero-shot", page[:2])}
+        return done | {"markdown": as_markdown("GPT-2 zero-shot", [sweep(asked)])}
 
 
 def there(run: ZeroShotRun, data: Path) -> tuple[list[Task], list[str]]:

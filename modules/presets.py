@@ -271,7 +271,7 @@ STUDY_LSTM = STUDY.but(
 
 EVERY_ZERO_SHOT = tuple(n for n, task in tasks.TASKS.items() if task.format not in FINETUNE_FORMATS)
 # The sample's own checkpoint, asked every benchmark whose rows are there, all of them.
-ZERO_SHOT = SAMPLE.but(zero_shot=ZeroShotRun(tasks=EVERY_ZERO_SHOT))
+ZERO_SHOT = SAMPLE.but(name="zero-shot", zero_shot=ZeroShotRun(tasks=EVERY_ZERO_SHOT))
 
 TINY = SAMPLE.but(
     name="tiny",
@@ -359,19 +359,22 @@ def _sized(run: RunConfig, layers: int, width: int) -> RunConfig:
     return run.but(name=f"{run.name}-{layers}x{width}", pretrain=pretrain)
 
 
+SAMPLE_SIZES = (_sized(SAMPLE, 1, 32), _sized(SAMPLE, 2, 64), _sized(SAMPLE, 4, 192))
 SIZES = {  # run -> the other sizes of its model
-    "sample": (_sized(SAMPLE, 1, 32), _sized(SAMPLE, 2, 64), _sized(SAMPLE, 4, 192)),
+    "sample": SAMPLE_SIZES,
+    "zero-shot": SAMPLE_SIZES,
     "tiny": (_sized(TINY, 1, 16),),
     "gpt2": (GPT2_MEDIUM_RUN, GPT2_LARGE_RUN, GPT2_XL_RUN),
 }
 
-RUNS = {"zero-shot": ZERO_SHOT} | {
+RUNS = {
     run.name: run
     for run in (
         SAMPLE,
         SAMPLE_LSTM,
         STUDY,
         STUDY_LSTM,
+        ZERO_SHOT,
         TINY,
         TINY_LSTM,
         GPT1,
@@ -381,7 +384,7 @@ RUNS = {"zero-shot": ZERO_SHOT} | {
         GPT2_MEDIUM_RUN,
         GPT2_LARGE_RUN,
         GPT2_XL_RUN,
-        *SIZES["sample"],
+        *SAMPLE_SIZES,
         *SIZES["tiny"],
     )
 }

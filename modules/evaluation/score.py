@@ -178,15 +178,14 @@ Answer = tuple[list[float], list[bool]]
 
 def score_rows(model: Decoder, rows: Sequence[Reading]) -> list[Answer]:
     """Score the spans of some rows in one pass, row by row."""
-    hidden = read(model, rows)  # (B, T, C)
-    width = hidden.shape[1]
+    hidden, starts = read(model, rows)  # (N, C)
     at = [
-        [b * width + column for column in row.columns(which)]
-        for b, row in enumerate(rows)
+        [start + column for column in row.columns(which)]
+        for start, row in zip(starts, rows, strict=True)
         for which in range(len(row.spans))
     ]
     targets = [span.tokens[-span.scored :] for row in rows for span in row.spans]
-    return answers(model, hidden.flatten(0, 1), at, targets)
+    return answers(model, hidden, at, targets)
 
 
 def answers(

@@ -14,7 +14,6 @@ from modules.kernels import ops
 from modules.kernels.linear import Linear
 from modules.model.attention import attend
 from modules.model.base import Decoder, compute_dtype
-from modules.model.branches import Branches
 from modules.model.config import GPTConfig
 from modules.model.packed import Packed
 
@@ -103,7 +102,7 @@ class Attention(nn.Module):
         self.resid = nn.Dropout(config.resid_dropout)
 
     def forward(
-        self, x: Tensor, layer: int, cache: Cache | Branches | None, packed: Packed | None = None
+        self, x: Tensor, layer: int, cache: Cache | None, packed: Packed | None = None
     ) -> Tensor:
         """Mix the positions of x (B, T, C) with what came before them."""
         if packed is not None:
@@ -164,7 +163,7 @@ class Block(nn.Module):
         return all(type(m) is Linear for m in maps)
 
     def forward(
-        self, x: Tensor, layer: int, cache: Cache | Branches | None, packed: Packed | None = None
+        self, x: Tensor, layer: int, cache: Cache | None, packed: Packed | None = None
     ) -> Tensor:
         """Return the block's output (B, T, C)."""
         plain = self.pre_norm and cache is None and not (self.training and self.drops)
@@ -218,14 +217,13 @@ class GPT(Decoder):
     def forward(
         self,
         tokens: Tensor,
-        cache: Cache | Branches | None = None,
+        cache: Cache | None = None,
         lengths: list[int] | None = None,
         packed: Packed | None = None,
     ) -> Tensor:
         """Return the features (B, T, C) of tokens (B, T) int64.
 
-        With a cache (inference only) the tokens follow what it holds, and it takes them in; with
-        branches they are rows that branch.
+        With a cache (inference only) the tokens follow what it holds, and it takes them in.
         `lengths` says how many of each row's tokens are real where the batch is padded on the
         right; the features of padding mean nothing. `packed` says what the tokens of one row
         (1, N) are where they are many sequences.

@@ -10,6 +10,7 @@ B examples, K sequences each, T positions, N packed tokens, R rows, L tokens of 
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -30,6 +31,16 @@ class Packed:
     starts: Tensor  # (R + 1,): the rows' places among the N
     prefix: Tensor  # (R,): tokens at a row's beginning that all of its branches see
     branch: Tensor  # (N,): where in its row a token's branch starts; 0 without branches
+
+    @classmethod
+    def of_rows(
+        cls, tokens: Tensor, positions: Tensor, *, starts: Tensor, prefix: Tensor, branch: Tensor
+    ) -> Self:
+        """Return what to read for the features alone: of no example, so no slots."""
+        none = starts.new_empty(0, 0, int(positions.max()) + 1)
+        places = torch.arange(len(tokens), device=tokens.device)
+        extract = none[..., 0]
+        return cls(tokens, positions, none, places, places - 1, extract, starts, prefix, branch)
 
     @property
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,4 +8,12 @@ from dataclasses import replace
 
 from modules.tasks.summarization_manuals import TASK as MANUALS
 
-TASK = replace(MANUALS, name="summarization_papers", source="zeroshot/summarization_papers")
+SOURCE = "zeroshot/summarization_papers"
+
+TASK = replace(
+    MANUALS,
+    name="summarization_papers",
+    source=SOURCE,
+    by_hand=f"put SciTLDR's rows (allenai/scitldr, abstracts) there as {SOURCE}.jsonl: one object "
+    "a line with id, text and a list of summaries",
+)
