@@ -92,13 +92,13 @@ def given(task: list[str] | None, seeds: int | None, data: str, asked: str) -> l
 
 def call(name: Study, config: Any, checkpoint: str) -> tuple[Any, ...]:
     """Return a study's flow and its arguments."""
-    from modules.presets import RUNS, SIZES
+    from modules.presets import RUNS, sizes
 
     if name is Study.zero_shot:
         from flows.study_zero_shot import study_zero_shot
 
         named = tuple(checkpoint.split(",")) if checkpoint else ()
-        return study_zero_shot, config, SIZES.get(config.name, ()), named
+        return study_zero_shot, config, sizes(config), named
     lstm = RUNS.get(f"{config.name}-lstm")
     if name is Study.results:
         from flows.study_results import study_results

@@ -40,7 +40,7 @@ Scored = dict[tuple[str, str], Artifact]
 )
 def study_zero_shot(
     config: RunConfig = presets.ZERO_SHOT,
-    sizes: tuple[RunConfig, ...] = presets.SAMPLE_SIZES,
+    sizes: tuple[RunConfig, ...] = presets.sizes(presets.ZERO_SHOT),
     checkpoints: tuple[str, ...] = (),
     workers: int = 0,
 ) -> Summary:

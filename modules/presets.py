@@ -352,21 +352,6 @@ GPT2_LARGE_RUN = _gpt2("gpt2-large", GPT2_LARGE, 2.5e-4)  # GPT-3 paper, Table 2
 GPT2_XL_RUN = _gpt2("gpt2-xl", GPT2_XL, 2e-4)  # GPT-3 paper, Table 2.1: 1.3B
 
 
-def _sized(run: RunConfig, layers: int, width: int) -> RunConfig:
-    """Return a run with another size of model and all else the same."""
-    model = run.pretrain.model.but(n_layer=layers, n_embd=width, n_head=max(1, width // 64))
-    pretrain = run.pretrain.but(model=model)
-    return run.but(name=f"{run.name}-{layers}x{width}", pretrain=pretrain)
-
-
-SAMPLE_SIZES = (_sized(SAMPLE, 1, 32), _sized(SAMPLE, 2, 64), _sized(SAMPLE, 4, 192))
-SIZES = {  # run -> the other sizes of its model
-    "sample": SAMPLE_SIZES,
-    "zero-shot": SAMPLE_SIZES,
-    "tiny": (_sized(TINY, 1, 16),),
-    "gpt2": (GPT2_MEDIUM_RUN, GPT2_LARGE_RUN, GPT2_XL_RUN),
-}
-
 RUNS = {
     run.name: run
     for run in (
@@ -384,10 +369,29 @@ RUNS = {
         GPT2_MEDIUM_RUN,
         GPT2_LARGE_RUN,
         GPT2_XL_RUN,
-        *SAMPLE_SIZES,
-        *SIZES["tiny"],
     )
 }
+
+
+SHAPES = {  # run -> layers and width of its model's other sizes
+    "sample": ((1, 32), (2, 64), (4, 192)),
+    "zero-shot": ((1, 32), (2, 64), (4, 192)),
+    "tiny": ((1, 16),),
+}
+
+
+def sizes(run: RunConfig) -> tuple[RunConfig, ...]:
+    """Return the runs of a model's other sizes, all else the same; those of gpt2 have own rates."""
+    if run.name == GPT2.name:
+        return GPT2_MEDIUM_RUN, GPT2_LARGE_RUN, GPT2_XL_RUN
+    return tuple(_sized(run, *shape) for shape in SHAPES.get(run.name, ()))
+
+
+def _sized(run: RunConfig, layers: int, width: int) -> RunConfig:
+    """Return a run with another size of model."""
+    model = run.pretrain.model.but(n_layer=layers, n_embd=width, n_head=max(1, width // 64))
+    pretrain = run.pretrain.but(model=model.model_dump())
+    return run.but(name=f"{run.name}-{layers}x{width}", pretrain=pretrain)
 
 
 def get(name: str) -> RunConfig:

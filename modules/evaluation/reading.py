@@ -9,6 +9,7 @@ and the model's sizes only, so a run that goes on after a kill makes the same pa
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
@@ -104,13 +105,23 @@ def batches(items: Sequence[T], lengths: Sequence[int], batch_tokens: int) -> It
         yield batch
 
 
-def read(model: Decoder, rows: Sequence[Reading]) -> tuple[Tensor, list[int]]:
-    """Return the features (N, C) of a pass, and where among them each row begins."""
+def begins(model: Decoder, rows: Sequence[Reading]) -> list[int]:
+    """Return where among the places of a pass each row begins."""
+    if model.branching:
+        return list(accumulate((row.width for row in rows[:-1]), initial=0))
+    longest = max(row.width for row in rows)
+    return [b * longest for b in range(len(rows))]
+
+
+def read(model: Decoder, rows: Sequence[Reading], kept: Tensor) -> Tensor:
+    """Return the features (N, C) of the places `kept` (N,) of a pass."""
+    kept = kept.to(model.device)
     if not model.branching:
         hidden = model(pad([row.spans[0].tokens[:-1] for row in rows], model.device))  # (B, T, C)
-        return hidden.flatten(0, 1), [b * hidden.shape[1] for b in range(len(rows))]
+        return hidden.flatten(0, 1)[kept]
     packed = lay(rows, model.device)
-    return model(packed.tokens[None], packed=packed)[0], packed.starts[:-1].tolist()
+    features: Tensor = model(packed.tokens[None], packed=packed, kept=kept)[0]
+    return features
 
 
 def lay(rows: Sequence[Reading], device: torch.device) -> Packed:

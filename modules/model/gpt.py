@@ -7,11 +7,10 @@ Shapes: B rows, T new positions, S positions seen, C features, H heads, D featur
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.kernels import ops
-from modules.kernels.linear import Linear
+from modules.kernels.linear import Linear, gelu
 from modules.model.attention import attend
 from modules.model.base import Decoder, compute_dtype
 from modules.model.config import GPTConfig
@@ -139,7 +138,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each position of x (B, T, C) by itself."""
-        h = F.gelu(self.c_fc(x), approximate="tanh")  # (B, T, 4C)
+        h = gelu(x, self.c_fc)  # (B, T, 4C)
         return self.resid(self.c_proj(h))  # (B, T, C)
 
 
@@ -163,19 +162,30 @@ class Block(nn.Module):
         return all(type(m) is Linear for m in maps)
 
     def forward(
-        self, x: Tensor, layer: int, cache: Cache | None, packed: Packed | None = None
+        self,
+        x: Tensor,
+        layer: int,
+        cache: Cache | None,
+        packed: Packed | None = None,
+        kept: Tensor | None = None,
     ) -> Tensor:
-        """Return the block's output (B, T, C)."""
+        """Return the block's output (B, T, C); `kept` (N,): of these positions alone (B, N, C)."""
         plain = self.pre_norm and cache is None and not (self.training and self.drops)
         if plain and self.even and ops.usable(x) and self.bare:
             rows = None if packed is None else packed.rows
-            x = ops.attention_block(x, self.ln_1, self.attn, rows)
+            x = chosen(ops.attention_block(x, self.ln_1, self.attn, rows), kept)
             return ops.mlp_block(x, self.ln_2, self.mlp)
         if self.pre_norm:  # GPT-2 paper, section 2.3
-            x = x + self.attn(self.ln_1(x), layer, cache, packed)
+            x = chosen(x + self.attn(self.ln_1(x), layer, cache, packed), kept)
             return x + self.mlp(self.ln_2(x))
-        x = self.ln_1(x + self.attn(x, layer, cache, packed))  # GPT-1: after the residual
+        # GPT-1 normalises after the residual
+        x = chosen(self.ln_1(x + self.attn(x, layer, cache, packed)), kept)
         return self.ln_2(x + self.mlp(x))
+
+
+def chosen(x: Tensor, kept: Tensor | None) -> Tensor:
+    """Return the positions `kept` (N,) of x (B, T, C); None: all."""
+    return x if kept is None else x.index_select(1, kept)
 
 
 class GPT(Decoder):
@@ -220,13 +230,15 @@ class GPT(Decoder):
         cache: Cache | None = None,
         lengths: list[int] | None = None,
         packed: Packed | None = None,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """Return the features (B, T, C) of tokens (B, T) int64.
 
         With a cache (inference only) the tokens follow what it holds, and it takes them in.
         `lengths` says how many of each row's tokens are real where the batch is padded on the
         right; the features of padding mean nothing. `packed` says what the tokens of one row
-        (1, N) are where they are many sequences.
+        (1, N) are where they are many sequences. `kept` names the positions whose features are
+        wanted, where not all are: the last block leaves the others out.
 
         Raises:
             ValueError: the tokens reach past the model's or the cache's last position.
@@ -244,7 +256,7 @@ class GPT(Decoder):
             positions = cache.open(tokens.shape[1])  # (T,) or (B, T)
         x = self.embed(tokens, positions)  # (B, T, C)
         for layer, block in enumerate(self.h):
-            x = block(x, layer, cache, packed)
+            x = block(x, layer, cache, packed, kept if layer + 1 == len(self.h) else None)
         if cache is not None:
             cache.close(lengths)
         return self.ln_f(x)

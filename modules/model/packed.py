@@ -54,6 +54,11 @@ class Packed:
         steps = torch.arange(int(lengths.max()), device=lengths.device)  # (L,)
         return self.starts[:-1, None] + steps.minimum(lengths[:, None] - 1)
 
+    @property
+    def even(self) -> bool:
+        """Whether all rows are of one length, so that no padding is between them."""
+        return self.padding.numel() == len(self.positions)
+
     @cached_property
     def places_in_rows(self) -> Tensor:
         """Return where in the flat (R * L) padded rows each of the N tokens stands."""
@@ -73,10 +78,14 @@ class Packed:
 
     def padded(self, x: Tensor) -> Tensor:
         """Return packed values (N, ...) as rows (R, L, ...)."""
+        if self.even:
+            return x.unflatten(0, self.padding.shape)
         return x.index_select(0, self.padding.flatten()).unflatten(0, self.padding.shape)
 
     def packed(self, x: Tensor) -> Tensor:
         """Return rows (R, L, ...) as packed values (N, ...)."""
+        if self.even:
+            return x.flatten(0, 1)
         return x.flatten(0, 1).index_select(0, self.places_in_rows)
 
     @cached_property

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 KILLS = int(os.environ.get("TEXTMILL_KILLS", "20"))
 LONGEST = 900.0  # seconds; no run of the tiny study needs as long on any machine
 SETTINGS = {
+    "pretrain.model.n_positions": "256",  # CBT's sentences need them
     "zero_shot.tasks": json.dumps(ZERO_SHOT_TASKS),
     "zero_shot.settings": json.dumps({"limit": 20, "bootstrap_samples": 50}),
     "zero_shot.limits": json.dumps({**SAMPLE.zero_shot.limits, "coqa_like": 12}),
