@@ -115,7 +115,7 @@ def all_scores(scores: Sequence[Mapping[str, Any]]) -> Shown:
             f"{digits(score['low'])} to {digits(score['high'])}",
             str(score["n"]),
             score["split"],
-            ", ".join(f"{key} {value}" for key, value in score["protocol"].items()),
+            ", ".join(f"{k} {v}" for k, v in score["protocol"].items() if v not in ("", None)),
         ]
         for score in scores
     ]

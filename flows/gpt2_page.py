@@ -121,7 +121,7 @@ def interval_of(measured: Measured, row: Row) -> str:
 
 def sweep(models: Sequence[Asked]) -> Shown:
     """Return a row a result, a column a size."""
-    rows = []
+    models, rows = sorted(models, key=lambda model: model.parameters), []
     for m in MEASURED:
         found = [find(m, model) for model in models]
         if known := [row for row in found if row]:

@@ -28,7 +28,7 @@ from modules.task import Task, find_split
 from registry import artifacts
 from registry.artifacts import Artifact
 
-PAGE = 2  # version of the page; raised where it changes
+PAGE = 3  # version of the page; raised where it changes
 Scored = dict[tuple[str, str], Artifact]
 """(model's fingerprint, task) -> scores"""
 

@@ -374,8 +374,8 @@ RUNS = {
 
 
 SHAPES = {  # run -> layers and width of its model's other sizes
-    "sample": ((1, 32), (2, 64), (4, 192)),
-    "zero-shot": ((1, 32), (2, 64), (4, 192)),
+    "sample": ((1, 32), (2, 64)),
+    "zero-shot": ((1, 32), (2, 64)),
     "tiny": ((1, 16),),
 }
 
