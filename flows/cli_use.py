@@ -1,5 +1,6 @@
 """The commands that show and use what is there; flows/cli.py adds them to `textmill`."""
 
+import shlex
 import sys
 from itertools import chain
 from typing import Annotated
@@ -11,7 +12,6 @@ from flows.terminal import (
     fail,
     print_checks,
     print_ledger,
-    print_models,
     print_runs,
 )
 
@@ -23,18 +23,38 @@ Reference = Annotated[str, typer.Argument(help="textmill-sample@champion, kind/n
 def up(
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server and UI.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server and UI.")] = 5000,
+    host: Annotated[str, typer.Option(help="Where to listen; only this machine by default.")] = (
+        "127.0.0.1"
+    ),
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A name the servers are reached by (repeatable)."),
+    ] = None,
 ) -> None:
     """Start the Prefect server, the MLflow server and a worker that serves every deployment."""
+    from flows.services import Addresses
     from flows.services import up as start
     from flows.settings import enter
 
-    workspace = enter()
+    at = Addresses(prefect_port, mlflow_port, host, tuple(allow_host or ()))
     try:
-        start(
-            workspace, prefect_port, mlflow_port, say=lambda text: console.print(text, style="bold")
-        )
+        start(enter(), at, say=lambda text: console.print(text, style="bold"))
     except RuntimeError as error:
         fail(str(error), 1)
+
+
+@app.command()
+def env() -> None:
+    """Print the addresses and credentials of the running servers, for `eval "$(textmill env)"`."""
+    from flows.settings import client_settings, enter, running_services
+
+    workspace = enter()
+    services = running_services(workspace)
+    if services is None:
+        fail("no servers are running (start them with `textmill up`)", 1)
+    tracking = {"MLFLOW_TRACKING_URI": services["mlflow"]}
+    for name, value in (client_settings(workspace, services) | tracking).items():
+        print(f"export {name}={shlex.quote(value)}")  # console.print would wrap it
 
 
 @app.command()
@@ -65,15 +85,6 @@ def doctor() -> None:
 
     if not print_checks(examine()):
         sys.exit(1)
-
-
-@app.command()
-def models() -> None:
-    """List the registered models, their versions, scores and aliases."""
-    from flows.settings import enter
-    from registry import models as registered
-
-    print_models(registered.list_models(enter()))
 
 
 @app.command()

@@ -13,8 +13,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from flows.services import port_is_free
 from flows.settings import MLFLOW_PORT, PREFECT_PORT, enter, running_services
+from flows.supervise import port_is_free
 from registry import catalogue, db, outbox
 from registry.workspace import Workspace
 

@@ -17,7 +17,7 @@ def begin() -> Any:
     Prefect's own lines are in its UI and in that file, where tracebacks are, too.
     """
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    from flows.services import stop_orphans
+    from flows.orphans import stop_orphans
     from flows.settings import RUN_PID, enter
 
     workspace = enter()

@@ -20,6 +20,7 @@ def pretrain(
     config: PretrainConfig = presets.SAMPLE.pretrain,
     name: str = "sample",
     tokens: str = "tokens/sample",
+    base: str = "",
 ) -> str:
     """Train a decoder on token shards as a language model.
 
@@ -28,6 +29,7 @@ def pretrain(
         name: What the checkpoint will be called.
         tokens: Which tokens to train on: kind/name for the newest, or a fingerprint. Several, of
             one tokenizer and with commas between, are mixed as config.mixture says.
+        base: A checkpoint whose weights are gone on with, by name or fingerprint; none: new ones.
 
     Returns:
         The fingerprint of the checkpoint.
@@ -43,9 +45,11 @@ def pretrain(
                 f"tokens {tokens}: give each corpus another name, so that it has a weight"
             )
         tokenizer = artifacts.checkout(at.workspace, data.inputs["tokenizer"])
+        begun = {"base": artifacts.checkout(at.workspace, base)} if base else {}
 
         def step(out: Path, progress: Progress) -> dict[str, Any]:
             inputs = {"tokens": mixed if more else data.path, "tokenizer": tokenizer.path}
+            inputs |= {role: artifact.path for role, artifact in begun.items()}
             return train(at, "pretrain", config, inputs, out, progress)
 
         made = at.make(
@@ -54,7 +58,8 @@ def pretrain(
             step,
             config=config,
             inputs={"tokens": data, "tokenizer": tokenizer}
-            | {f"tokens-{other.name}": other for other in more},
+            | {f"tokens-{other.name}": other for other in more}
+            | begun,
             version=3,  # 2: the held-out loss is of the test split; 3: and told by domain
         )
         show_checkpoint(at, made, data)

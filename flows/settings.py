@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from registry.access import client_environment, credentials
+from registry.db import beside, create_database
 from registry.environment import configure
 from registry.workspace import Workspace
 
@@ -35,8 +37,11 @@ def running_services(workspace: Workspace) -> dict[str, Any] | None:
 
 def prefect_settings(workspace: Workspace) -> dict[str, str]:
     """Return the environment under which any Prefect process of this project runs."""
-    return {
+    database = beside(workspace.database_url, "prefect")
+    address = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": with_driver(database)} if database else {}
+    return address | {
         "PREFECT_HOME": str(workspace.state / "prefect"),
+        "PREFECT_SERVER_API_AUTH_STRING": credentials(workspace),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # the default is pickle
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
@@ -49,6 +54,26 @@ def prefect_settings(workspace: Workspace) -> dict[str, str]:
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # how long Cancel takes to be seen
         "DO_NOT_TRACK": "1",
     }
+
+
+def with_driver(address: str) -> str:
+    """Return a PostgreSQL address with the driver that Prefect wants."""
+    return "postgresql+asyncpg://" + address.partition("://")[2]
+
+
+def client_settings(workspace: Workspace, services: dict[str, Any] | None) -> dict[str, str]:
+    """Return the addresses and credentials of this project's own servers for its clients.
+
+    Who has chosen another Prefect or MLflow sends it nothing of ours.
+    """
+    known = client_environment(workspace)
+    prefect = services["prefect"] if services else None
+    found: dict[str, str] = {"PREFECT_API_URL": prefect} if prefect else {}
+    if os.environ.get("PREFECT_API_URL") in (None, prefect):
+        found["PREFECT_API_AUTH_STRING"] = known["PREFECT_API_AUTH_STRING"]
+    if services and workspace.tracking_uri == services["mlflow"]:
+        found |= {name: known[name] for name in known if name.startswith("MLFLOW")}
+    return found
 
 
 def enter(root: Path | None = None) -> Workspace:
@@ -64,8 +89,8 @@ def enter(root: Path | None = None) -> Workspace:
         workspace = Workspace.open(workspace.root)
     configure(workspace)
     os.environ["TEXTMILL_ROOT"] = str(workspace.root)
-    for name, value in prefect_settings(workspace).items():
+    if database := beside(workspace.database_url, "prefect"):
+        create_database(database)
+    for name, value in (prefect_settings(workspace) | client_settings(workspace, services)).items():
         os.environ.setdefault(name, value)
-    if services:
-        os.environ.setdefault("PREFECT_API_URL", services["prefect"])
     return workspace

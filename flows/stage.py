@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import TerminationSignal
@@ -24,9 +24,10 @@ from prefect.futures import PrefectFuture
 
 from flows.progress import reporting
 from flows.settings import enter
+from flows.slots import reap, take_slot
 from modules.config import Config
 from modules.files import Progress
-from registry import artifacts, catalogue, tracking
+from registry import artifacts, catalogue, leases, tracking
 from registry.artifacts import Artifact
 from registry.db import reading, write
 from registry.provenance import git_commit
@@ -105,6 +106,7 @@ class Stage:
                     self.workspace.database_url,
                     lambda session: catalogue.note_mlflow_run(session, self.run_id, mlflow_run),
                 )
+                show_link(tracking.page(self.workspace, mlflow_run), f"MLflow run of {self.name}")
             return self._mlflow_run
 
     @property
@@ -272,8 +274,17 @@ class Stage:
 
 @contextmanager
 def stage(name: str, config: Mapping[str, Any]) -> Iterator[Stage]:
-    """Run a block as a stage; how it ended is recorded whatever happens."""
-    running = Stage(enter(), name, config)
+    """Run a block as a stage; how it ended is recorded whatever happens.
+
+    Raises:
+        Abort: a scheduled run whose time another one has taken; nothing was done.
+    """
+    workspace = enter()
+    if _current.get() is None:
+        take_slot(workspace)
+        reap(workspace)
+        leases.keep_alive(workspace)
+    running = Stage(workspace, name, config)
     token = _current.set(running)
     try:
         yield running
@@ -290,6 +301,12 @@ def stage(name: str, config: Mapping[str, Any]) -> Iterator[Stage]:
     if running.parent:
         running.parent.made += running.made
         running.parent.reused += running.reused
+
+
+def show_link(address: str | None, description: str) -> None:
+    """Link a page from the flow run in the Prefect UI; nothing where there is no such page."""
+    if address and FlowRunContext.get():
+        create_link_artifact(address, key="mlflow-run", description=description)
 
 
 def show(key: str, markdown: str, description: str) -> None:

@@ -13,6 +13,7 @@ from modules.corpus.links import LinksConfig
 from modules.corpus.recipe import CleanConfig, FilterConfig
 from modules.model.config import GPTConfig, LSTMConfig
 from modules.run import (
+    ContinueConfig,
     CorpusConfig,
     FinetuneConfig,
     FinetuneRun,
@@ -213,6 +214,14 @@ SAMPLE = RunConfig(
         | dict.fromkeys(("summarization_manuals", "open_qa"), 40)
         | dict.fromkeys(("translation_en_fr", "translation_fr_en"), 40),
     ),
+)
+SAMPLE_CONTINUED = ContinueConfig(
+    name="sample",
+    pretrain=SAMPLE.pretrain.but(
+        optim=SAMPLE.pretrain.optim.but(lr=0.002),  # a fifth: the weights are good already
+        max_steps=300,
+    ),
+    zero_shot=SAMPLE.zero_shot,
 )
 
 # --- studies of GPT-1 on seven sets (2 cores, an hour each): `textmill study NAME` ---------------

@@ -6,11 +6,11 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session, aliased, joinedload
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session, aliased, joinedload, load_only
 
 from registry import tables
 from registry.files import canonical
@@ -18,7 +18,7 @@ from registry.provenance import process_started, this_host
 from registry.tables import Alias, Lineage, ModelVersion, Run, Score, Status, now
 
 LOWER_IS_BETTER = re.compile(r"perplexity|ppl|loss|bits_per|bpb|bpc|error")
-STALE = timedelta(minutes=2)  # without a heartbeat on another host, a run counts as dead
+STALE = timedelta(seconds=30)  # without a heartbeat on another host, a run counts as dead
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,18 @@ def descendants(session: Session, fingerprint: str) -> list[Edge]:
     return _walk(session, fingerprint, upwards=False)
 
 
+def children(session: Session, fingerprint: str, kind: str) -> list[tables.Artifact]:
+    """Return the artifacts of one kind made directly from an artifact, newest first."""
+    parent = aliased(tables.Artifact)
+    query = (
+        select(tables.Artifact)
+        .join(Lineage, Lineage.child_id == tables.Artifact.id)
+        .join(parent, Lineage.parent_id == parent.id)
+        .where(parent.fingerprint == fingerprint)
+    )
+    return list(session.scalars(_narrow(query, kind, None)).unique())
+
+
 def _walk(session: Session, fingerprint: str, *, upwards: bool) -> list[Edge]:
     """Follow lineage breadth first; each edge once."""
     here = Lineage.child_id if upwards else Lineage.parent_id
@@ -157,11 +169,25 @@ def find_alias(session: Session, name: str, alias: str) -> ModelVersion | None:
     return None if row is None else find_model(session, name, row.version)
 
 
-def list_models(session: Session, name: str | None = None) -> list[ModelVersion]:
-    """Return model versions by name, newest first."""
-    query = select(ModelVersion).options(joinedload(ModelVersion.artifact))
+def list_models(
+    session: Session, name: str | None = None, *, current: bool = False
+) -> list[ModelVersion]:
+    """Return model versions by name, newest first; of their artifacts only the names.
+
+    With `current` only each model's newest version and those under an alias.
+    """
+    artifact = tables.Artifact
+    named = load_only(artifact.kind, artifact.name, artifact.fingerprint)  # manifests are large
+    query = select(ModelVersion).options(joinedload(ModelVersion.artifact).options(named))
     if name is not None:
         query = query.where(ModelVersion.name == name)
+    if current:
+        other = aliased(ModelVersion)
+        newest = select(func.max(other.version)).where(other.name == ModelVersion.name)
+        held = select(Alias).where(
+            Alias.name == ModelVersion.name, Alias.version == ModelVersion.version
+        )
+        query = query.where(or_(ModelVersion.version == newest.scalar_subquery(), held.exists()))
     return list(session.scalars(query.order_by(ModelVersion.name, ModelVersion.version.desc())))
 
 
@@ -283,9 +309,18 @@ def note_mlflow_run(session: Session, run_id: str, mlflow_run_id: str) -> None:
     _run(session, run_id).mlflow_run_id = mlflow_run_id
 
 
-def heartbeat(session: Session, run_id: str) -> None:
-    """Say that a run lives; for hosts that cannot see its process."""
-    _run(session, run_id).heartbeat = now()
+def heartbeat(session: Session) -> None:
+    """Say that this process lives, for hosts that cannot see it; by the database's clock."""
+    ours = {"host": this_host(), "pid": os.getpid(), "status": Status.RUNNING}
+    session.execute(update(Run).filter_by(**ours).values(heartbeat=clock(session)))
+
+
+def clock(session: Session) -> datetime:
+    """Return the time that all hosts agree on: PostgreSQL's, or this host's with SQLite."""
+    if session.get_bind().dialect.name == "postgresql":
+        told: datetime = session.scalars(select(func.clock_timestamp())).one()
+        return told
+    return now()
 
 
 def finish_run(session: Session, run_id: str, status: Status, detail: str = "") -> None:
@@ -310,7 +345,8 @@ def list_runs(
 def interrupted_runs(session: Session, stale: timedelta = STALE) -> list[Run]:
     """Return the runs that say RUNNING though their process is gone."""
     running = session.scalars(select(Run).where(Run.status == Status.RUNNING))
-    return [run for run in running if _is_dead(run, stale)]
+    before = clock(session) - stale
+    return [run for run in running if _is_dead(run, before)]
 
 
 def reap_runs(session: Session, stale: timedelta = STALE) -> list[Run]:
@@ -330,8 +366,8 @@ def _run(session: Session, run_id: str) -> Run:
     return run
 
 
-def _is_dead(run: Run, stale: timedelta) -> bool:
+def _is_dead(run: Run, before: datetime) -> bool:
     """Say whether a running run's process is gone: by pid here, by heartbeat elsewhere."""
     if run.host == this_host():
         return process_started(run.pid) != run.pid_started
-    return now() - run.heartbeat > stale
+    return run.heartbeat < before

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
@@ -51,6 +51,37 @@ def parse(address: str) -> URL:
             "and postgresql only"
         )
     return url
+
+
+def beside(address: str, name: str) -> str | None:
+    """Return the address of another database of the same PostgreSQL server; None for SQLite."""
+    url = parse(address)
+    if url.get_backend_name() == "sqlite":
+        return None
+    return url.set(database=f"{url.database}_{name}").render_as_string(hide_password=False)
+
+
+def create_database(address: str) -> None:
+    """Create a PostgreSQL database that is not there yet.
+
+    Raises:
+        ValueError: the user may not; the message says what an administrator must run.
+    """
+    url = parse(address)
+    maintenance = create_engine(
+        url.set(database="postgres"), isolation_level="AUTOCOMMIT", poolclass=NullPool
+    )
+    name = maintenance.dialect.identifier_preparer.quote_identifier(url.database or "")
+    known = text("SELECT 1 FROM pg_database WHERE datname = :name")
+    try:
+        with maintenance.connect() as connection:
+            if connection.scalar(known, {"name": url.database}) is None:
+                connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    except DBAPIError as error:
+        raise ValueError(
+            f"{redacted(address)} is not there and cannot be created ({error.orig}); have an "
+            f"administrator run: CREATE DATABASE {name} OWNER {url.username}"
+        ) from None
 
 
 @cache
@@ -115,14 +146,14 @@ def write(address: str, work: Callable[[Session], T]) -> T:
             with Session(engine(address), expire_on_commit=False) as session, session.begin():
                 return work(session)
         except DBAPIError as error:
-            if not _lost_a_race(error) or attempt == ATTEMPTS:
+            if not lost_a_race(error) or attempt == ATTEMPTS:
                 raise
             log.info("transaction lost a race, try %d of %d", attempt + 1, ATTEMPTS)
             time.sleep(random.uniform(0, 0.05 * 2**attempt))
     raise AssertionError("the loop returns or raises")
 
 
-def _lost_a_race(error: DBAPIError) -> bool:
+def lost_a_race(error: DBAPIError) -> bool:
     """Say whether running the same transaction again can succeed."""
     if getattr(error.orig, "sqlstate", None) in RACES:
         return True

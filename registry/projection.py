@@ -43,7 +43,7 @@ _silent_until: dict[str, float] = {}  # tracking address -> monotonic time; spar
 def client(ws: Workspace) -> "MlflowClient":
     """Return a client of the workspace's MLflow, creating its database on first use."""
     configure(ws)
-    if ws.tracking_uri.startswith("sqlite:///"):
+    if not is_server(ws.tracking_uri):
         _create_store(ws)
     from mlflow import MlflowClient
 
@@ -58,7 +58,7 @@ def experiment_id(ws: Workspace) -> str:
     mlflow = client(ws)
     if found := mlflow.get_experiment_by_name(EXPERIMENT):
         return str(found.experiment_id)
-    local = ws.tracking_uri.startswith("sqlite:")
+    local = not is_server(ws.tracking_uri)
     # A server decides for itself where its artifacts lie.
     location = (ws.state / "mlflow-artifacts").as_uri() if local else None
     try:
@@ -100,8 +100,9 @@ def replay_outbox(
     """
     told = 0
     try:
-        with locked(ws.state / "locks" / "outbox.lock", wait=topic is not None, seconds=10):
-            told = _replay(ws, topic, limit, time.monotonic() + seconds)
+        if not _is_silent(ws):
+            with locked(ws.state / "locks" / "outbox.lock", wait=topic is not None, seconds=10):
+                told = _replay(ws, topic, limit, time.monotonic() + seconds)
     except BusyError as error:
         log.info("the outbox is being replayed: %s", error)
     with db.reading(ws.database_url) as session:
@@ -203,15 +204,25 @@ def _keep(ws: Workspace, action: str, topic: str, payload: dict[str, Any]) -> No
         log.error("outbox full (%d rows): %s of %s is lost to mlflow", MAX_PENDING, action, topic)
 
 
+def is_server(tracking: str) -> bool:
+    """Tell the address of a tracking server from that of a database."""
+    return tracking.startswith(("http://", "https://"))
+
+
 @cache
 def _create_store(ws: Workspace) -> None:
-    """Create or upgrade MLflow's own SQLite database, once, under a lock.
+    """Create or upgrade MLflow's own database, once, under a lock.
 
     Parallel first starts fail otherwise, and a kill would leave half the tables: it is made under
     another name and renamed.
     """
     import mlflow
 
+    if not ws.tracking_uri.startswith("sqlite:///"):
+        with locked(ws.state / "locks" / "mlflow.lock"):
+            db.create_database(ws.tracking_uri)
+            _upgrade_store(ws.tracking_uri)
+        return
     path = Path(ws.tracking_uri.removeprefix("sqlite:///"))
     stamp = path.with_name(path.name + ".version")
     if path.exists() and stamp.exists() and stamp.read_text() == mlflow.__version__:

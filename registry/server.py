@@ -1,25 +1,36 @@
 """How the MLflow server of a project is started."""
 
 import sys
+from importlib.metadata import entry_points
 
+from registry.access import HOSTS
 from registry.environment import settings
 from registry.workspace import Workspace
 
 
-def server_command(ws: Workspace, host: str, port: int) -> tuple[list[str], dict[str, str]]:
-    """Return command and environment of an MLflow server on this project's own store.
+def server_command(
+    ws: Workspace, store: str, host: str, port: int, names: list[str]
+) -> tuple[list[str], dict[str, str]]:
+    """Return command and environment of an MLflow server on a database, behind the guard.
 
-    One worker and no job execution: 2 processes instead of 15, up in seconds. Only the names it is
-    reached by on loopback are allowed as Host (the default's wildcards can be rebound).
+    One worker and no job execution: 2 processes instead of 15, up in seconds. `names` (NAME:PORT)
+    are what it is reached by; the default's wildcards can be rebound.
+
+    Raises:
+        ValueError: the installed package does not know the guarded application yet.
     """
-    store = f"sqlite:///{ws.state / 'mlflow.db'}"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
+    if not entry_points(group="mlflow.app", name="textmill"):
+        raise ValueError("textmill is installed from older code than this: run `make install`")
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", store]
+    command += ["--app-name", "textmill"]
     command += ["--artifacts-destination", str(ws.state / "mlflow-artifacts")]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
-    command += ["--allowed-hosts", f"{host}:{port},localhost:{port}"]
-    command += ["--cors-allowed-origins", f"http://{host}:{port}"]
+    command += ["--allowed-hosts", ",".join(names)]
+    command += ["--cors-allowed-origins", ",".join(f"http://{name}" for name in names)]
     environment = settings(ws) | {
         "MLFLOW_TRACKING_URI": store,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "TEXTMILL_ROOT": str(ws.root),
+        HOSTS: ",".join(names),
     }
     return command, environment

@@ -37,6 +37,7 @@ class Kind(StrEnum):
     TUNED = "tuned"
     SCORES = "scores"
     REPORT = "report"
+    MODEL = "model"  # what MLflow needs to load a checkpoint, without the weights
 
 
 class Status(StrEnum):
@@ -114,6 +115,17 @@ class Run(Base):
     pid_started: Mapped[int]  # the kernel's start tick of that process; pids are used again
     heartbeat: Mapped[datetime] = mapped_column(default=now)
     detail: Mapped[str] = mapped_column(Text, default="")
+
+
+class Slot(Base):
+    """A scheduled time of a deployment, taken by the one flow run that may use it."""
+
+    __tablename__ = "slot"
+
+    deployment: Mapped[str] = mapped_column(String(64), primary_key=True)
+    due: Mapped[datetime] = mapped_column(primary_key=True)
+    flow_run_id: Mapped[str] = mapped_column(String(64))
+    claimed: Mapped[datetime] = mapped_column(default=now)
 
 
 class Artifact(Base):
@@ -221,6 +233,8 @@ class AliasMove(Base):
     version: Mapped[int]
     previous: Mapped[int | None]
     reason: Mapped[str] = mapped_column(Text)
+    who: Mapped[str] = mapped_column(String(255))
+    scores: Mapped[Object]  # what was known of the new holder then: {set: {value, low, high}}
     created: Mapped[datetime] = mapped_column(default=now)
 
 

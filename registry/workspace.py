@@ -50,14 +50,17 @@ class Workspace:
             raise ValueError(f"{root} is not a directory; give the project's root")
         state = root / ".textmill"
         state.mkdir(mode=0o700, exist_ok=True)
-        made = cls(
-            root=root,
-            database_url=os.environ.get("TEXTMILL_DATABASE_URL")
-            or f"sqlite:///{state / 'catalogue.db'}",
-            tracking_uri=_chosen_tracking() or f"sqlite:///{state / 'mlflow.db'}",
-        )
+        database = os.environ.get("TEXTMILL_DATABASE_URL") or f"sqlite:///{state / 'catalogue.db'}"
+        tracking = _chosen_tracking() or cls.own_tracking(root, database)
+        made = cls(root=root, database_url=database, tracking_uri=tracking)
         made._upgrade()
         return made
+
+    @staticmethod
+    def own_tracking(root: Path, database_url: str) -> str:
+        """Return the address of MLflow's own database: beside a PostgreSQL catalogue, or a file."""
+        mlflow_db = root / ".textmill" / "mlflow.db"
+        return db.beside(database_url, "mlflow") or f"sqlite:///{mlflow_db}"
 
     def _upgrade(self) -> None:
         """Migrate the catalogue under a lock, unless it is current already."""

@@ -120,7 +120,7 @@ def read(model: Decoder, rows: Sequence[Reading], kept: Tensor) -> Tensor:
         hidden = model(pad([row.spans[0].tokens[:-1] for row in rows], model.device))  # (B, T, C)
         return hidden.flatten(0, 1)[kept]
     packed = lay(rows, model.device)
-    features: Tensor = model(packed.tokens[None], packed=packed, kept=kept)[0]
+    features: Tensor = model(packed.tokens[None], packed=packed, at=kept)[0]
     return features
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-from modules.kernels import ops
+from modules.kernels import gradients, ops
 from modules.kernels.linear import linear
 
 IGNORED = -100  # a target that is not scored
@@ -75,8 +75,8 @@ class Decoder(nn.Module):
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
         """Return the embeddings (B, T, C) of tokens (B, T)."""
-        if ops.usable(self.wte.weight):
-            return ops.embed(self.wte.weight, tokens)
+        if gradients.embeds(self.wte.weight):
+            return gradients.embed(self.wte.weight, tokens)
         embeddings: Tensor = self.wte(tokens)
         return embeddings
 

@@ -167,25 +167,25 @@ class Block(nn.Module):
         layer: int,
         cache: Cache | None,
         packed: Packed | None = None,
-        kept: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """Return the block's output (B, T, C); `kept` (N,): of these positions alone (B, N, C)."""
+        """Return the block's output (B, T, C), or (B, P, C) at the positions `at` (P,) alone."""
         plain = self.pre_norm and cache is None and not (self.training and self.drops)
         if plain and self.even and ops.usable(x) and self.bare:
             rows = None if packed is None else packed.rows
-            x = chosen(ops.attention_block(x, self.ln_1, self.attn, rows), kept)
+            x = _at(ops.attention_block(x, self.ln_1, self.attn, rows), at)
             return ops.mlp_block(x, self.ln_2, self.mlp)
         if self.pre_norm:  # GPT-2 paper, section 2.3
-            x = chosen(x + self.attn(self.ln_1(x), layer, cache, packed), kept)
+            x = _at(x + self.attn(self.ln_1(x), layer, cache, packed), at)
             return x + self.mlp(self.ln_2(x))
-        # GPT-1 normalises after the residual
-        x = chosen(self.ln_1(x + self.attn(x, layer, cache, packed)), kept)
+        x = _at(x + self.attn(x, layer, cache, packed), at)
+        x = self.ln_1(x)  # GPT-1: after the residual
         return self.ln_2(x + self.mlp(x))
 
 
-def chosen(x: Tensor, kept: Tensor | None) -> Tensor:
-    """Return the positions `kept` (N,) of x (B, T, C); None: all."""
-    return x if kept is None else x.index_select(1, kept)
+def _at(x: Tensor, positions: Tensor | None) -> Tensor:
+    """Return x (B, T, C) at these positions (P,); None: all."""
+    return x if positions is None else x.index_select(1, positions)
 
 
 class GPT(Decoder):
@@ -230,15 +230,15 @@ class GPT(Decoder):
         cache: Cache | None = None,
         lengths: list[int] | None = None,
         packed: Packed | None = None,
-        kept: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
         """Return the features (B, T, C) of tokens (B, T) int64.
 
         With a cache (inference only) the tokens follow what it holds, and it takes them in.
         `lengths` says how many of each row's tokens are real where the batch is padded on the
         right; the features of padding mean nothing. `packed` says what the tokens of one row
-        (1, N) are where they are many sequences. `kept` names the positions whose features are
-        wanted, where not all are: the last block leaves the others out.
+        (1, N) are where they are many sequences. `at` names the positions (P,) whose features
+        (B, P, C) alone are wanted: the last MLP reads no others.
 
         Raises:
             ValueError: the tokens reach past the model's or the cache's last position.
@@ -256,7 +256,8 @@ class GPT(Decoder):
             positions = cache.open(tokens.shape[1])  # (T,) or (B, T)
         x = self.embed(tokens, positions)  # (B, T, C)
         for layer, block in enumerate(self.h):
-            x = block(x, layer, cache, packed, kept if layer + 1 == len(self.h) else None)
+            last = layer + 1 == len(self.h)
+            x = block(x, layer, cache, packed, at if last else None)
         if cache is not None:
             cache.close(lengths)
         return self.ln_f(x)

@@ -47,6 +47,11 @@ class Packed:
         """Return what attention's own kernel (modules/kernels/attention.cpp) has to know."""
         return self.starts, self.prefix, self.branch
 
+    @property
+    def ends(self) -> Tensor:
+        """Return which of the N tokens is each sequence's extract token (B, K)."""
+        return self.slots.gather(2, self.extract.clamp(min=0)[..., None]).squeeze(2)
+
     @cached_property
     def padding(self) -> Tensor:
         """Return which token stands at each place (R, L) of the padded rows."""

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import yaml
 
-from flows import services
+from flows import orphans, services
 from flows.settings import RUN_PID, prefect_settings
 from registry.workspace import Workspace
 
@@ -43,7 +43,7 @@ def test_only_the_server_of_a_dead_run_of_this_project_is_stopped(in_project, st
     gone.wait()
     orphan = start(home, gone.pid)
     others = [start(home, os.getpid()), start(home, None), start(home + "-other", gone.pid)]
-    assert services.stop_orphans(workspace) == 1
+    assert orphans.stop_orphans(workspace) == 1
     assert not psutil.pid_exists(orphan.pid)
     assert [process.poll() for process in others] == [None, None, None]
 

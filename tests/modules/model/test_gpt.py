@@ -404,4 +404,4 @@ def test_features_of_some_positions_are_those_of_all(norm):
     model = GPT(GPTConfig(norm=norm, **sizes)).double().eval()
     tokens, kept = torch.randint(0, 40, (3, 12)), torch.tensor([11, 0, 4])
     with torch.no_grad():
-        torch.testing.assert_close(model(tokens, kept=kept), model(tokens)[:, kept])
+        torch.testing.assert_close(model(tokens, at=kept), model(tokens)[:, kept])

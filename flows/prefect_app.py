@@ -1,0 +1,30 @@
+"""Prefect's server behind the guard: `uvicorn --factory flows.prefect_app:create_app`.
+
+The files of its UI are open, since its own login page is among them. All else needs credentials:
+requests are asked by the guard, websockets by Prefect itself, which is given the same ones.
+"""
+
+from prefect.server.api import server
+
+from registry.access import Guard, Scope, allowed_hosts, credentials
+from registry.workspace import Workspace
+
+PROBES = ("/api/health", "/api/ready")  # say true, and are asked by the login page
+
+
+def create_app() -> Guard:
+    """Return Prefect's application; a route that is not of its UI is closed without credentials."""
+    app = server.create_app(final=True)
+    closed = [route.path for route in app.routes if route.name != "ui"]  # type: ignore[attr-defined]
+
+    def is_open(scope: Scope) -> bool:
+        if scope["type"] == "websocket":
+            return True
+        path = scope["path"]
+        if path in PROBES:
+            return True
+        inside = any(path == prefix or path.startswith(f"{prefix}/") for prefix in closed)
+        return scope["method"] in ("GET", "HEAD") and not inside
+
+    found = credentials(Workspace.open())
+    return Guard(app, found, allowed_hosts(), is_open=is_open, prompts=False)

@@ -1,0 +1,60 @@
+"""Scheduled times and dead runs, as Prefect sees them."""
+
+import logging
+from collections.abc import Iterable
+from uuid import UUID
+
+from prefect import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
+from prefect.exceptions import Abort, ObjectNotFound
+from prefect.states import Cancelled, Crashed, State
+
+from registry import leases
+from registry.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+def take_slot(workspace: Workspace) -> None:
+    """Make sure that this flow run, if a schedule started it, is the only one of its time.
+
+    Raises:
+        Abort: another run has taken the time; this one is shown as Skipped.
+    """
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    if not (run and run.auto_scheduled and run.deployment_id and run.expected_start_time):
+        return
+    due = run.expected_start_time
+    holder = leases.claim_slot(workspace, str(run.deployment_id), due, str(run.id))
+    if holder is not None:
+        message = f"the run of {due:%Y-%m-%d %H:%M} UTC is {holder}; this one does nothing"
+        logger.warning("skipped: %s", message)
+        set_states([run], Cancelled(name="Skipped", message=message))
+        raise Abort(message)
+
+
+def reap(workspace: Workspace) -> int:
+    """Mark runs of dead processes as interrupted here, KILLED in MLflow, Crashed in Prefect."""
+    dead = leases.reap(workspace)
+    crashed: State = Crashed(
+        name="Interrupted", message="its process is gone; run it again to go on"
+    )
+    set_states([run.flow_run_id for run in dead if run.flow_run_id], crashed)
+    return len(dead)
+
+
+def set_states(runs: Iterable[FlowRun | str | None], state: State) -> None:
+    """Set the state of flow runs that have not ended; one that Prefect does not know is left."""
+    names = [str(run.id if isinstance(run, FlowRun) else run) for run in runs]
+    if not names:
+        return
+    with get_client(sync_client=True) as client:
+        for name in names:
+            try:
+                found = client.read_flow_run(UUID(name))
+            except ObjectNotFound:
+                continue
+            if found.state is None or not found.state.is_final():
+                client.set_flow_run_state(found.id, state, force=True)
