@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 
@@ -17,8 +18,8 @@ from registry.workspace import Workspace
 class Prefect(BaseHTTPRequestHandler):
     """The two routes that are asked for, and what was set through them."""
 
-    states: dict[str, str] = {}
-    asked: list[tuple[str, str, str | None]] = []
+    states: ClassVar[dict[str, str]] = {}
+    asked: ClassVar[list[tuple[str, str, str | None]]] = []
 
     def do_GET(self):
         state = self.states.get(self.path.rpartition("/")[2])
@@ -45,7 +46,7 @@ def workspace(tmp_path, monkeypatch):
     return Workspace.open(tmp_path)
 
 
-def died(workspace, flow_run, **changes):
+def died(workspace, flow_run):
     """A run whose process is gone."""
 
     def add(session):
