@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from flows.settings import running_services
 from registry import catalogue, leases, outbox
-from registry.db import reading, write
 from registry.access import credentials
+from registry.db import reading, write
 from registry.workspace import Workspace
 
 if TYPE_CHECKING:
