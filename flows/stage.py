@@ -23,8 +23,9 @@ from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 
 from flows.progress import reporting
+from flows.reaper import reap
 from flows.settings import enter
-from flows.slots import reap, take_slot
+from flows.slots import take_slot
 from modules.config import Config
 from modules.files import Progress
 from registry import artifacts, catalogue, leases, tracking

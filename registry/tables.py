@@ -122,7 +122,7 @@ class Slot(Base):
 
     __tablename__ = "slot"
 
-    deployment: Mapped[str] = mapped_column(String(64), primary_key=True)
+    deployment: Mapped[str] = mapped_column(String(200), primary_key=True)  # flow/name
     due: Mapped[datetime] = mapped_column(primary_key=True)
     flow_run_id: Mapped[str] = mapped_column(String(64))
     claimed: Mapped[datetime] = mapped_column(default=now)
