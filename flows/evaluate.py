@@ -81,7 +81,7 @@ def score(
         scores = [asdict(x) for x in evaluate(path, task, data, out, config, progress)]
         write_json(out / "scores.json", scores)
         at.log({f"zero_shot/{x['task']}/{x['metric']}": x["value"] for x in scores})
-        at.log_table(list(read_jsonl(files_of(out, task)[0])), f"items/{task.name}.json")
+        at.log_table(list(read_jsonl(files_of(out, task)[0])), f"items/{name}-{task.name}.json")
         answers = out / "items" / f"{task.name}.reliability.json"
         if answers.exists():
             bins = json.loads(answers.read_text())["bins"]

@@ -95,7 +95,9 @@ def test_zero_shot_asks_every_size_and_its_page_is_whole(ready, in_project):
     assert "data:image/png;base64," in html
     assert not re.search(r'(?:src|href)=(?!"data:)', html), "nothing is loaded"
     kept = {path.name for path in in_project.glob(".textmill/**/items/*.json")}
-    assert kept >= {"lambada_like.json", "winograd_like.json"}, "a table per item in MLflow"
+    assert kept >= {"tiny-lambada_like.json", "tiny-1x16-winograd_like.json"}, (
+        "a table per item in MLflow"
+    )
     assert [*in_project.glob(".textmill/**/report.html")], "the page in MLflow"
     from flows.stage import stage
 
