@@ -11,6 +11,7 @@ import typer
 
 from flows import (
     cli_data,
+    cli_lineage,
     cli_models,
     cli_plan,
     cli_predict,
@@ -239,6 +240,7 @@ def _known(reference: str) -> str:
 
 
 app.add_typer(cli_data.app)
+app.add_typer(cli_lineage.app)
 app.add_typer(cli_models.app)
 app.add_typer(cli_plan.app)
 app.add_typer(cli_predict.app)

@@ -143,8 +143,8 @@ def device_check() -> Check:
 def catalogue_checks(workspace: Workspace) -> Iterator[Check]:
     """Is the catalogue readable, and does MLflow know all it should?"""
     with db.reading(workspace.database_url) as session:
-        total = len(catalogue.list_artifacts(session))
-        waiting = len(outbox.pending(session, "mlflow"))
+        total = catalogue.count_artifacts(session)
+        waiting = outbox.count_pending(session, "mlflow")
         dead = catalogue.interrupted_runs(session)
     yield Check("catalogue", True, f"{total} artifacts in {db.redacted(workspace.database_url)}")
     yield Check(

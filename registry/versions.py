@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from registry import objects
+from registry import db, lineage, objects
 from registry.files import digest, fsync, fsync_tree, list_files, write_whole
 from registry.objects import Progress, StorageError, silent
 from registry.workspace import Workspace
@@ -157,19 +157,31 @@ def data_version(ws: Workspace) -> str:
 def data_fingerprint(ws: Workspace, paths: Iterable[Path]) -> str:
     """Return one hash of input files and folders: their names relative to the root, their bytes.
 
+    The catalogue remembers which files it was.
+
     Raises:
         FileNotFoundError: a path is not there.
     """
-    rows: dict[str, str] = {}
+    rows: dict[str, tuple[str, int]] = {}
     for path in paths:
         path = path if path.is_absolute() else ws.root / path
         if not path.exists():
             raise FileNotFoundError(f"{path} is not there; bring the data with `dvc pull`")
         base = ws.root if path.is_relative_to(ws.root) else path.parent
         for file in [path] if path.is_file() else list_files(path):
-            rows[file.relative_to(base).as_posix()] = digest(file)
-    text = "".join(f"{name}\0{value}\n" for name, value in sorted(rows.items()))
-    return hashlib.sha256(text.encode()).hexdigest()
+            rows[file.relative_to(base).as_posix()] = digest(file), file.stat().st_size
+    text = "".join(f"{name}\0{value}\n" for name, (value, _) in sorted(rows.items()))
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()
+    _note(ws, fingerprint, rows)
+    return fingerprint
+
+
+def _note(ws: Workspace, fingerprint: str, files: dict[str, tuple[str, int]]) -> None:
+    """Record once which files a fingerprint stands for, so that lineage can be asked by file."""
+    with db.reading(ws.database_url) as session:
+        known = lineage.knows_inputs(session, fingerprint)
+    if not known:
+        db.write(ws.database_url, lambda session: lineage.note_inputs(session, fingerprint, files))
 
 
 def _describe(place: str, md5: str, bad: dict[str, str], total: int) -> str:
