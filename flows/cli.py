@@ -11,14 +11,15 @@ import typer
 
 from flows import (
     cli_data,
+    cli_lineage,
     cli_models,
     cli_plan,
     cli_predict,
     cli_schedules,
+    cli_store,
     cli_study,
     cli_sweep,
     cli_use,
-    cli_weights,
 )
 from flows.logs import begin
 from flows.options import Preset, Setting, changed, load_preset
@@ -239,14 +240,15 @@ def _known(reference: str) -> str:
 
 
 app.add_typer(cli_data.app)
+app.add_typer(cli_lineage.app)
 app.add_typer(cli_models.app)
 app.add_typer(cli_plan.app)
 app.add_typer(cli_predict.app)
+app.add_typer(cli_store.app)
 app.add_typer(cli_study.app)
 app.add_typer(cli_schedules.app)
 app.add_typer(cli_sweep.app)
 app.add_typer(cli_use.app)
-app.add_typer(cli_weights.app, name="weights")
 
 if __name__ == "__main__":
     main()

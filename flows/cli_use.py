@@ -104,17 +104,6 @@ def doctor() -> None:
 
 
 @app.command()
-def lineage(
-    reference: Reference,
-) -> None:
-    """Show what an artifact or model was made from, down to the input files."""
-    from flows.lineage import tree
-    from flows.settings import enter
-
-    console.print(tree(enter(), reference))
-
-
-@app.command()
 def why(
     address: Annotated[str, typer.Argument(help="An address, or the id of a document.")],
     corpus: Annotated[

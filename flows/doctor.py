@@ -15,7 +15,7 @@ from packaging.version import Version
 
 from flows.settings import MLFLOW_PORT, PREFECT_PORT, enter, running_services
 from flows.supervise import port_is_free
-from registry import catalogue, db, outbox
+from registry import catalogue, db, exchange, outbox
 from registry.workspace import Workspace
 
 MIN_FREE = 5 * 2**30  # bytes: three checkpoints of GPT-2 small with their optimizer state
@@ -55,6 +55,7 @@ def examine() -> Iterator[Check]:
     yield kernels_check()
     yield device_check()
     yield from catalogue_checks(workspace)
+    yield storage_check(workspace)
 
 
 def package_checks() -> Iterator[Check]:
@@ -142,8 +143,8 @@ def device_check() -> Check:
 def catalogue_checks(workspace: Workspace) -> Iterator[Check]:
     """Is the catalogue readable, and does MLflow know all it should?"""
     with db.reading(workspace.database_url) as session:
-        total = len(catalogue.list_artifacts(session))
-        waiting = len(outbox.pending(session, "mlflow"))
+        total = catalogue.count_artifacts(session)
+        waiting = outbox.count_pending(session, "mlflow")
         dead = catalogue.interrupted_runs(session)
     yield Check("catalogue", True, f"{total} artifacts in {db.redacted(workspace.database_url)}")
     yield Check(
@@ -158,3 +159,15 @@ def catalogue_checks(workspace: Workspace) -> Iterator[Check]:
         f"{len(dead)} runs died without a word",
         "" if not dead else "textmill status lists them; run the same command again to continue",
     )
+
+
+def storage_check(workspace: Workspace) -> Check:
+    """Could another machine pull everything? (`textmill push --verify` hashes the bytes, too.)"""
+    try:
+        missing = exchange.without_record(workspace)
+    except (ValueError, OSError) as error:
+        return Check("storage", False, str(error), "dvc remote modify --local storage ...")
+    if not missing:
+        return Check("storage", True, "every artifact can be pulled")
+    found = f"{len(missing)} artifacts cannot be pulled, e.g. {missing[0]}"
+    return Check("storage", False, found, "textmill push")

@@ -20,26 +20,25 @@ logger = logging.getLogger(__name__)
 def evaluate_new(
     config: ZeroShotRun = presets.SAMPLE.zero_shot, newest: int = 20
 ) -> dict[str, str]:
-    """Score checkpoints that nobody has scored, oldest first, and offer each to its model.
+    """Score checkpoints that lack a score on some task, oldest first; offer each to its model.
 
     Args:
         config: The tasks, and how they are scored.
-        newest: Look at so many of the newest checkpoints; older ones are left as they are.
+        newest: So many of the newest at most; older ones are left as they are.
 
     Returns:
         Fingerprint -> what `promote` decided.
     """
+    tasks = [task.name for task in config.chosen()]
     with stage("evaluate_new", {"newest": newest} | config.model_dump(mode="json")) as at:
         with reading(at.workspace.database_url) as session:
-            found = catalogue.list_artifacts(session, kind=Kind.CHECKPOINT, limit=newest)
+            found = catalogue.unscored(session, Kind.CHECKPOINT, tasks, limit=newest)
         decided = {}
         for checkpoint in reversed(found):
-            if at.scores_of(checkpoint.fingerprint):
-                continue
             zero_shot(config, name=checkpoint.name, checkpoint=checkpoint.fingerprint)
             model = f"textmill-{checkpoint.name}"
             result = promote(model, checkpoint=checkpoint.fingerprint)
             decided[checkpoint.fingerprint] = str(result["decision"])
         if not decided:
-            logger.info("all of the newest %d checkpoints have scores", newest)
+            logger.info("every checkpoint has its scores")
         return decided

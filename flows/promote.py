@@ -7,6 +7,7 @@ from prefect import flow
 
 from flows.charts import markdown_table
 from flows.guard import measured
+from flows.lineage_picture import show_lineage
 from flows.stage import Stage, show, stage
 from modules.evaluation.promotion import HEADER, GuardConfig, Judgement, judge, rows_of
 from registry import artifacts, catalogue, models
@@ -44,7 +45,9 @@ def promote(
     config = {"model": model, "checkpoint": checkpoint, "force": force, "guard": guard.model_dump()}
     with stage("promote", config) as at:
         found = artifacts.checkout(at.workspace, checkpoint)
-        return decide(at, model, found, force=force, guard=guard)
+        made = decide(at, model, found, force=force, guard=guard)
+        show_lineage(at, f"{model}/{made['version']}", attach=True)
+        return made
 
 
 def decide(

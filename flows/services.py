@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.reaper import reaping
 from flows.settings import prefect_settings, services_file
 from flows.supervise import HOST, Service, port_is_free, supervise, wait_for
 from flows.worker import POOL, make_worker, prefect_command, stop_worker
@@ -142,7 +143,7 @@ def up(
         raise KeyboardInterrupt
 
     previous = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
-    with only_one(workspace):
+    with only_one(workspace), reaping(workspace):
         try:
             say("Starting the Prefect and MLflow servers (half a minute on a small machine) ...")
             server.start()

@@ -1,14 +1,12 @@
-"""Scheduled times and dead runs, as Prefect sees them."""
+"""A scheduled time of a deployment is used once, whatever Prefect's own database says."""
 
 import logging
-from collections.abc import Iterable
-from uuid import UUID
 
 from prefect import get_client
-from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
-from prefect.exceptions import Abort, ObjectNotFound
-from prefect.states import Cancelled, Crashed, State
+from prefect.exceptions import Abort
+from prefect.runtime import deployment
+from prefect.states import Cancelled, State
 
 from registry import leases
 from registry.workspace import Workspace
@@ -24,37 +22,18 @@ def take_slot(workspace: Workspace) -> None:
     """
     context = FlowRunContext.get()
     run = context.flow_run if context else None
-    if not (run and run.auto_scheduled and run.deployment_id and run.expected_start_time):
+    if not (
+        context and run and run.auto_scheduled and run.deployment_id and run.expected_start_time
+    ):
         return
     due = run.expected_start_time
-    holder = leases.claim_slot(workspace, str(run.deployment_id), due, str(run.id))
+    # by its name: a deployment that is made anew has another id, and the same times
+    name = f"{context.flow.name}/{deployment.name}" if context.flow else deployment.name
+    holder = leases.claim_slot(workspace, name, due, str(run.id))
     if holder is not None:
         message = f"the run of {due:%Y-%m-%d %H:%M} UTC is {holder}; this one does nothing"
         logger.warning("skipped: %s", message)
-        set_states([run], Cancelled(name="Skipped", message=message))
+        with get_client(sync_client=True) as client:
+            skipped: State = Cancelled(name="Skipped", message=message)
+            client.set_flow_run_state(run.id, skipped, force=True)
         raise Abort(message)
-
-
-def reap(workspace: Workspace) -> int:
-    """Mark runs of dead processes as interrupted here, KILLED in MLflow, Crashed in Prefect."""
-    dead = leases.reap(workspace)
-    crashed: State = Crashed(
-        name="Interrupted", message="its process is gone; run it again to go on"
-    )
-    set_states([run.flow_run_id for run in dead if run.flow_run_id], crashed)
-    return len(dead)
-
-
-def set_states(runs: Iterable[FlowRun | str | None], state: State) -> None:
-    """Set the state of flow runs that have not ended; one that Prefect does not know is left."""
-    names = [str(run.id if isinstance(run, FlowRun) else run) for run in runs]
-    if not names:
-        return
-    with get_client(sync_client=True) as client:
-        for name in names:
-            try:
-                found = client.read_flow_run(UUID(name))
-            except ObjectNotFound:
-                continue
-            if found.state is None or not found.state.is_final():
-                client.set_flow_run_state(found.id, state, force=True)

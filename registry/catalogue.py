@@ -4,7 +4,7 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -44,17 +44,23 @@ def match_artifacts(
     session: Session, prefix: str, *, kind: str | None = None, name: str | None = None
 ) -> list[tables.Artifact]:
     """Return the artifacts whose fingerprint begins so, newest first."""
-    query = select(tables.Artifact).where(
-        tables.Artifact.fingerprint.startswith(prefix, autoescape=True)
-    )
+    begins = tables.Artifact.fingerprint
+    query = select(tables.Artifact).where(begins.startswith(prefix, autoescape=True))
+    if prefix and set(prefix) <= set("0123456789abcdef"):  # LIKE alone would read every row
+        query = query.where(begins >= prefix, begins < prefix + "g")
     return list(session.scalars(_narrow(query, kind, name)))
 
 
 def list_artifacts(
-    session: Session, *, kind: str | None = None, name: str | None = None, limit: int = 1000
+    session: Session, *, kind: str | None = None, name: str | None = None, limit: int | None = 1000
 ) -> list[tables.Artifact]:
     """Return artifacts, newest first."""
     return list(session.scalars(_narrow(select(tables.Artifact), kind, name).limit(limit)))
+
+
+def count_artifacts(session: Session) -> int:
+    """Count all artifacts."""
+    return session.scalar(select(func.count()).select_from(tables.Artifact)) or 0
 
 
 def _narrow(query: Any, kind: str | None, name: str | None) -> Any:
@@ -94,6 +100,7 @@ def add_artifact(
 
 def _replace_bytes(row: tables.Artifact, remade: tables.Artifact) -> None:
     """Point a row at bytes that were made again."""
+    row.removed = None
     if row.dvc_md5 == remade.dvc_md5:
         return
     for column in ("counts", "manifest", "size", "n_files", "dvc_md5", "dvc_file"):
@@ -268,6 +275,16 @@ def leaderboard(
     return sorted(session.scalars(query), key=order)
 
 
+def unscored(
+    session: Session, kind: str, tasks: Sequence[str], *, limit: int
+) -> list[tables.Artifact]:
+    """Return the artifacts of a kind that lack a score on any of the tasks, newest first."""
+    mine = Score.artifact_id == tables.Artifact.id, Score.task.in_(tasks)
+    known = select(func.count(Score.task.distinct())).where(*mine).scalar_subquery()
+    query = _narrow(select(tables.Artifact).where(known < len(set(tasks))), kind, None)
+    return list(session.scalars(query.limit(limit)))
+
+
 # Runs
 
 
@@ -347,6 +364,12 @@ def interrupted_runs(session: Session, stale: timedelta = STALE) -> list[Run]:
     running = session.scalars(select(Run).where(Run.status == Status.RUNNING))
     before = clock(session) - stale
     return [run for run in running if _is_dead(run, before)]
+
+
+def is_running(session: Session, flow_run_id: str) -> bool:
+    """Tell whether a flow run has a step that runs."""
+    query = select(Run.id).where(Run.flow_run_id == flow_run_id, Run.status == Status.RUNNING)
+    return session.scalars(query.limit(1)).first() is not None
 
 
 def reap_runs(session: Session, stale: timedelta = STALE) -> list[Run]:

@@ -12,13 +12,14 @@ from datetime import datetime
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from registry import catalogue, db, tracking
+from registry import catalogue, db, outbox, tracking
 from registry.tables import Run, Slot
 from registry.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 10.0  # a third of catalogue.STALE: two may be lost
+PREFECT = "prefect"  # the outbox's system
 
 _beating: set[str] = set()  # databases that a thread of this process tells
 
@@ -40,15 +41,26 @@ def _beat(ws: Workspace) -> None:
 
 
 def reap(ws: Workspace) -> list[Run]:
-    """Set the runs of dead processes to INTERRUPTED, and to KILLED in MLflow; return them."""
+    """Set the runs of dead processes to INTERRUPTED, and to KILLED in MLflow; return them.
+
+    What Prefect must be told of them is in the outbox then (flows/reaper.py tells it).
+    """
     with db.reading(ws.database_url) as session:
         if not catalogue.interrupted_runs(session):
             return []
-    dead = db.write(ws.database_url, catalogue.reap_runs)
+    dead = db.write(ws.database_url, _reap)
     for run in dead:
         log.info("run %s (%s %s) is interrupted: %s", run.id, run.stage, run.name, run.detail)
         if run.mlflow_run_id:
             tracking.finish(ws, run.mlflow_run_id, "KILLED")
+    return dead
+
+
+def _reap(session: Session) -> list[Run]:
+    dead = catalogue.reap_runs(session)
+    for flow_run, detail in {run.flow_run_id: run.detail for run in dead}.items():
+        if flow_run:
+            outbox.enqueue(session, PREFECT, "crash", flow_run, {"message": detail})
     return dead
 
 

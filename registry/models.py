@@ -35,6 +35,7 @@ def register(
     *,
     tags: Mapping[str, str] | None = None,
     scores: Mapping[str, float] | None = None,
+    number: int | None = None,
 ) -> int:
     """Make a checkpoint a version of a model and return its number; the same one gets the same.
 
@@ -45,6 +46,7 @@ def register(
         run_id: the MLflow run that made it.
         tags: more tags for MLflow's page.
         scores: headline numbers; they become tags "score.<name>".
+        number: the version's number elsewhere, taken here too if it is free.
 
     Raises:
         ValueError: not a checkpoint, or a bad name.
@@ -69,6 +71,8 @@ def register(
             return known.version
         newest = select(func.max(ModelVersion.version)).where(ModelVersion.name == name)
         version = (session.execute(newest).scalar() or 0) + 1
+        if number is not None and catalogue.find_model(session, name, number) is None:
+            version = number
         session.add(ModelVersion(name=name, version=version, artifact_id=row.id, tags=described))
         payload = {
             "name": name,

@@ -11,7 +11,7 @@ def upgrade() -> None:
     """Add the table of slots."""
     op.create_table(
         "slot",
-        sa.Column("deployment", sa.String(length=64), nullable=False),
+        sa.Column("deployment", sa.String(length=200), nullable=False),
         sa.Column("due", sa.DateTime(timezone=True), nullable=False),
         sa.Column("flow_run_id", sa.String(length=64), nullable=False),
         sa.Column("claimed", sa.DateTime(timezone=True), nullable=False),
