@@ -202,7 +202,7 @@ def test_everything_comes_out_again_byte_for_byte(chain, in_project):
     assert kinds == {row.kind for row in made} and len(compared) > len(kinds)
     assert all(x.same for x in compared)
     after = {path: path.stat().st_mtime_ns for path in in_project.glob("artifacts/*/*/*")}
-    assert after == before  # nothing that is there was touched
+    assert before.items() <= after.items()  # inputs may come back, what is there stays
     assert list((workspace.state / "reproduced").iterdir()) == []
 
 
