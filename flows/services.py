@@ -1,8 +1,8 @@
 """`textmill up`: Prefect server, MLflow server and a worker, supervised until Ctrl-C.
 
-Servers bind to loopback unless told otherwise, and stand behind registry/access.py. A crashed one is
-started again; Ctrl-C or SIGTERM stops all of them, the worker first so that running flows can write
-their checkpoints.
+Servers bind to loopback unless told otherwise, and stand behind registry/access.py. A crashed one
+is started again; Ctrl-C or SIGTERM stops all of them, the worker first so that running flows can
+write their checkpoints.
 """
 
 import fcntl

@@ -5,7 +5,12 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from prefect import get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import Abort, ObjectNotFound
 from prefect.states import Cancelled, Crashed, State
@@ -14,6 +19,10 @@ from registry import leases
 from registry.workspace import Workspace
 
 logger = logging.getLogger(__name__)
+
+INTERRUPTED: State = Crashed(
+    name="Interrupted", message="its process is gone; run it again to go on"
+)
 
 
 def take_slot(workspace: Workspace) -> None:
@@ -38,11 +47,16 @@ def take_slot(workspace: Workspace) -> None:
 def reap(workspace: Workspace) -> int:
     """Mark runs of dead processes as interrupted here, KILLED in MLflow, Crashed in Prefect."""
     dead = leases.reap(workspace)
-    crashed: State = Crashed(
-        name="Interrupted", message="its process is gone; run it again to go on"
-    )
-    set_states([run.flow_run_id for run in dead if run.flow_run_id], crashed)
+    set_states([run.flow_run_id for run in dead if run.flow_run_id], INTERRUPTED)
     return len(dead)
+
+
+def gone(workspace: Workspace) -> list[FlowRun]:
+    """Return the flow runs that Prefect shows as running though their process here is gone."""
+    running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
+    with get_client(sync_client=True) as client:
+        shown = client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running))
+    return [run for run in shown if leases.is_gone(workspace, str(run.id))]
 
 
 def set_states(runs: Iterable[FlowRun | str | None], state: State) -> None:
