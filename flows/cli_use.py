@@ -95,11 +95,15 @@ def status() -> None:
 
 
 @app.command()
-def doctor() -> None:
-    """Check versions, disk, ports, data and remotes; say how to mend what is wrong."""
+def doctor(
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Mend what can be mended: the catalogue decides.")
+    ] = False,
+) -> None:
+    """Check versions, disk, data, remotes, and whether all stores agree; say how to mend them."""
     from flows.doctor import examine
 
-    if not print_checks(examine()):
+    if not print_checks(examine(fix=fix)):
         sys.exit(1)
 
 

@@ -1,4 +1,4 @@
-"""Where MLflow's aliases differ from ours, and how they are set right.
+"""Where MLflow's aliases and runs differ from ours, and how aliases are set right.
 
 The catalogue decides. An alias that somebody moved or removed in MLflow's UI, or that two machines
 told in the wrong order, is shown by `drift` and put back by `mend`.
@@ -6,8 +6,19 @@ told in the wrong order, is shown by `drift` and put back by `mend`.
 
 from dataclasses import dataclass
 
+from sqlalchemy import select
+
 from registry import catalogue, db, outbox, projection
+from registry.tables import Run, Status
+from registry.tracking import RunStatus
 from registry.workspace import Workspace
+
+MOST = 1000  # open runs looked at
+ENDED: dict[Status, RunStatus] = {
+    Status.COMPLETED: "FINISHED",
+    Status.FAILED: "FAILED",
+    Status.INTERRUPTED: "KILLED",
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,21 @@ def mend(ws: Workspace, found: list[Drift]) -> None:
     for row in found:
         payload = {"name": row.name, "alias": row.alias}
         projection.tell(ws, "alias", row.name, payload)
+
+
+def open_runs(ws: Workspace) -> dict[str, RunStatus]:
+    """Return {MLflow run: how it ended here} of runs that MLflow still shows as running.
+
+    Raises:
+        MlflowException: the server does not answer.
+    """
+    found = projection.client(ws).search_runs(
+        [projection.experiment_id(ws)], "attributes.status = 'RUNNING'", max_results=MOST
+    )
+    query = select(Run).where(Run.mlflow_run_id.in_([run.info.run_id for run in found]))
+    with db.reading(ws.database_url) as session:
+        ours = {str(run.mlflow_run_id): Status(run.status) for run in session.scalars(query)}
+    return {run_id: ENDED[status] for run_id, status in ours.items() if status in ENDED}
 
 
 def _aliases(ws: Workspace, name: str) -> dict[str, int]:

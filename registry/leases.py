@@ -9,10 +9,12 @@ import logging
 import threading
 from datetime import datetime
 
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from registry import catalogue, db, outbox, tracking
+from registry.provenance import process_started, this_host
 from registry.tables import Run, Slot
 from registry.workspace import Workspace
 
@@ -62,6 +64,16 @@ def _reap(session: Session) -> list[Run]:
         if flow_run:
             outbox.enqueue(session, PREFECT, "crash", flow_run, {"message": detail})
     return dead
+
+
+def is_gone(ws: Workspace, flow_run_id: str) -> bool:
+    """Say whether the process on this host that made a flow run's last step is gone."""
+    query = select(Run).where(Run.flow_run_id == flow_run_id).order_by(Run.started.desc()).limit(1)
+    with db.reading(ws.database_url) as session:
+        last = session.scalars(query).first()
+    if last is None or last.host != this_host():
+        return False
+    return process_started(last.pid) != last.pid_started
 
 
 def claim_slot(ws: Workspace, deployment: str, due: datetime, flow_run_id: str) -> str | None:

@@ -71,3 +71,11 @@ def test_a_reaped_run_is_killed_in_mlflow(ws):
     with db.reading(ws.database_url) as session:
         told = [(row.action, row.payload["status"]) for row in outbox.pending(session, "mlflow")]
     assert told == [("finish", "KILLED")]
+
+
+def test_a_flow_run_is_gone_with_the_process_of_its_last_step(ws):
+    start(ws, flow_run_id="alive")
+    start(ws, flow_run_id="dead", pid_started=1)
+    start(ws, flow_run_id="elsewhere", host="another", pid_started=1)
+    gone = [name for name in ("alive", "dead", "elsewhere", "?") if leases.is_gone(ws, name)]
+    assert gone == ["dead"]

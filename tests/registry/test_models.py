@@ -19,8 +19,8 @@ from registry import (
     provenance,
     tracking,
 )
-from registry.drift import Drift, drift, mend
-from registry.tables import Outbox
+from registry.drift import Drift, drift, mend, open_runs
+from registry.tables import Outbox, Status
 from registry.workspace import Workspace
 
 FORK = multiprocessing.get_context("fork")
@@ -379,6 +379,27 @@ def test_aliases_moved_by_hand_are_found_and_put_back(store: Workspace, mlflow, 
     mend(store, found)
     assert drift(store) == []
     assert aliases(mlflow, name) == {"champion": 1, "challenger": 2}
+
+
+def test_runs_that_mlflow_shows_as_running_though_they_ended(store: Workspace) -> None:
+    def add(status: Status) -> str:
+        run_id = tracking.start(store, "x")
+
+        def work(session):
+            row = catalogue.start_run(
+                session, stage="s", name="a", config={}, git_commit="", data_version=""
+            )
+            row.mlflow_run_id, row.status = run_id, status
+
+        db.write(store.database_url, work)
+        return run_id
+
+    add(Status.RUNNING)
+    killed, done = add(Status.INTERRUPTED), add(Status.COMPLETED)
+    assert open_runs(store) == {killed: "KILLED", done: "FINISHED"}
+    for run_id, status in open_runs(store).items():
+        tracking.finish(store, run_id, status)
+    assert open_runs(store) == {}
 
 
 def test_an_alias_that_moves_while_it_is_told_is_told_again(
