@@ -87,6 +87,12 @@ class Live:
         asked = self.api.post(f"flow_runs/{flow_run}/set_state", json={"state": state})
         asked.raise_for_status()
 
+    def answers(self) -> bool:
+        """Whether Prefect's server does."""
+        with suppress(httpx.HTTPError):
+            return self.api.get("health").status_code == 200
+        return False
+
     def state(self, flow_run: str) -> str:
         """The type of a flow run's state in Prefect."""
         found: str = self.api.get(f"flow_runs/{flow_run}").raise_for_status().json()["state_type"]
