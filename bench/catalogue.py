@@ -248,7 +248,7 @@ def look_ups(ws: Workspace) -> dict[str, Callable[[], Any]]:
     first, champion = fingerprint(1), "textmill-run-7@champion"
     return {
         "open the workspace": lambda: Workspace.open(ws.root),
-        "models": lambda: models.list_models(ws),
+        "models": lambda: models.list_models(ws, current=True),
         "models NAME": lambda: models.list_models(ws, "textmill-run-7"),
         "status: newest runs": reading(lambda s: catalogue.list_runs(s, limit=15)),
         "status: dead runs": reading(catalogue.interrupted_runs),

@@ -2,16 +2,16 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from modules.files import write_bytes, write_json
-from registry import artifacts, catalogue, db, models
+from registry import artifacts, card, catalogue, db, models
 from registry.artifacts import Artifact
 from registry.files import check_name, digest
 from registry.provenance import git_commit
-from registry.tables import Kind, Score, Status
+from registry.tables import Kind, Status
 from registry.versions import data_version
 from registry.workspace import Workspace
 
@@ -121,29 +121,21 @@ def export(workspace: Workspace, what: str, folder: Path) -> dict[str, int]:
         return export_hf(own, folder)
     artifact = artifacts.checkout(workspace, what)
     counts = export_hf(artifact.path, folder)
-    write_bytes(folder / "README.md", card(workspace, what, artifact, counts).encode())
+    write_bytes(folder / "README.md", readme(workspace, what, artifact, counts).encode())
     return counts
 
 
-def card(workspace: Workspace, what: str, artifact: Artifact, counts: Mapping[str, int]) -> str:
-    """Return the README of an exported model: where it is from, how it scored, how to load it."""
-    names = [
-        f"{row['name']} version {row['version']}"
-        for row in models.list_models(workspace)
-        if row["fingerprint"] == artifact.fingerprint
-    ]
-    with db.reading(workspace.database_url) as session:
-        scores = catalogue.leaderboard(session, fingerprint=artifact.fingerprint)
-        made_of = catalogue.ancestors(session, artifact.fingerprint)
+def readme(workspace: Workspace, what: str, artifact: Artifact, counts: Mapping[str, int]) -> str:
+    """Return the README of an exported model: how to load it, and its card if it has a version."""
+    rows = models.list_models(workspace)
+    named = [row for row in rows if row["fingerprint"] == artifact.fingerprint]
+    told = [card.write(workspace, row["name"], row["version"]) for row in named[:1]]
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
 ---
 
-# {artifact.name}
-
-{counts["parameters"]:,} parameters. Made by textmill: {", ".join(names) or what},
-`{artifact.reference}`, {artifact.created:%Y-%m-%d}.
+{counts["parameters"]:,} parameters, exported by textmill: {what}, `{artifact.reference}`.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -152,37 +144,7 @@ model = AutoModelForCausalLM.from_pretrained("THIS FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
 ```
 
-## Made from
-
-{_sources(made_of)}
-
-## Scores
-
-{_scores(scores)}
-"""
-
-
-def _sources(edges: Sequence[catalogue.Edge]) -> str:
-    """Return a list of what a model was made from, as Markdown."""
-    named = [
-        (edge.role, f"{edge.parent.kind}/{edge.parent.name}", edge.parent.fingerprint)
-        if edge.parent
-        else (edge.role, "input files, sha256", edge.data or "")
-        for edge in edges
-    ]
-    lines = [f"- {role}: {what} `{hash_[:16]}`" for role, what, hash_ in named]
-    return "\n".join(lines) or "Imported weights."
-
-
-def _scores(rows: Sequence[Score]) -> str:
-    """Return a table of scores with their intervals, as Markdown."""
-    if not rows:
-        return "None yet."
-    lines = ["| set | metric | value | 95 % interval | items |", "|---|---|---|---|---|"]
-    for x in rows:
-        interval = "" if x.low is None or x.high is None else f"{x.low:.4g} to {x.high:.4g}"
-        lines.append(f"| {x.task} ({x.split}) | {x.metric} | {x.value:.4g} | {interval} | {x.n} |")
-    return "\n".join(lines)
+{"".join(told)}"""
 
 
 def _start(workspace: Workspace, config: Mapping[str, Any]) -> str:

@@ -12,9 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
 from flows.cells import read_scores
 from flows.corpus import (
     make_documents,
@@ -48,7 +45,6 @@ from modules.task import split_files
 from registry import artifacts, catalogue, db, leases, manifests, provenance, versions
 from registry.artifacts import DIGITS, Artifact
 from registry.files import locked
-from registry.tables import Artifact as Row
 from registry.tables import Kind, Run, Status
 from registry.workspace import Workspace
 
@@ -102,20 +98,10 @@ def chosen(workspace: Workspace, what: str) -> list[Artifact]:
     with db.reading(workspace.database_url) as session:
         if session.get(Run, what) is None:
             return [artifacts.look_up(workspace, what)]
-        query = select(Row.fingerprint).where(Row.run_id.in_(_with_children(session, what)))
-        made = list(session.scalars(query.order_by(Row.id)))
+        made = catalogue.made_by(session, what)
     if not made:
         raise ValueError(f"run {what} made nothing new: all that it asked for was there already")
     return [artifacts.look_up(workspace, fingerprint) for fingerprint in made]
-
-
-def _with_children(session: Session, run_id: str) -> list[str]:
-    """Return a run and all runs below it."""
-    found, frontier = [run_id], [run_id]
-    while frontier:
-        frontier = list(session.scalars(select(Run.id).where(Run.parent_id.in_(frontier))))
-        found += frontier
-    return found
 
 
 def remake(workspace: Workspace, target: Artifact) -> Comparison:

@@ -69,6 +69,7 @@ class Stage:
         self.reused: list[Artifact] = []
         self._lock = threading.RLock()
         self._mlflow_run: str | None = None
+        self._tables: list[str] = []
         flow_run = FlowRunContext.get()
         self.flow_run_id = str(flow_run.flow_run.id) if flow_run and flow_run.flow_run else None
         self._stopping = False
@@ -143,6 +144,11 @@ class Stage:
             path = Path(folder) / name
             path.write_bytes(picture)
             tracking.log_artifact(self.workspace, self.mlflow_run, path)
+
+    def log_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        """Put rows on this stage's MLflow run as a table its pages show; `name` ends in .json."""
+        tracking.log_table(self.workspace, self.mlflow_run, rows, name, beside=self._tables)
+        self._tables.append(name)
 
     def add_scores(self, artifact: Artifact, scores: Sequence[Mapping[str, Any]]) -> None:
         """Put an artifact's scores into the catalogue (again: no change)."""

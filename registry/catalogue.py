@@ -359,6 +359,16 @@ def list_runs(
     return list(session.scalars(query))
 
 
+def made_by(session: Session, run_id: str) -> list[str]:
+    """Return the fingerprints of what a run and all runs below it made, oldest first."""
+    found, frontier = [run_id], [run_id]
+    while frontier:
+        frontier = list(session.scalars(select(Run.id).where(Run.parent_id.in_(frontier))))
+        found += frontier
+    made = select(tables.Artifact.fingerprint).where(tables.Artifact.run_id.in_(found))
+    return list(session.scalars(made.order_by(tables.Artifact.id)))
+
+
 def interrupted_runs(session: Session, stale: timedelta = STALE) -> list[Run]:
     """Return the runs that say RUNNING though their process is gone."""
     running = session.scalars(select(Run).where(Run.status == Status.RUNNING))

@@ -178,6 +178,8 @@ def _roots(
     here = [row for row in rows if row.removed is None]
     found |= {row.id: elsewhere[row.fingerprint] for row in here if row.fingerprint in elsewhere}
     found |= {row.id: f"pinned: {row.pinned}" for row in here if row.pinned is not None}
+    # a version's checkpoint does not lead to it, but MLflow's source does (registry/served.py)
+    found |= {row.id: "MLflow loads a version by it" for row in here if row.kind == Kind.MODEL}
     versions_ = session.execute(
         select(ModelVersion.artifact_id, ModelVersion.name, ModelVersion.version)
     )

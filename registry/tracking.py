@@ -114,12 +114,23 @@ def log_text(ws: Workspace, run_id: str, text: str, name: str) -> None:
         log_artifact(ws, run_id, file, folder=_folder(name))
 
 
-def log_table(ws: Workspace, run_id: str, rows: Sequence[Mapping[str, Any]], name: str) -> None:
-    """Attach rows as a table that MLflow's pages show; `name` ends in .json."""
+def log_table(
+    ws: Workspace,
+    run_id: str,
+    rows: Sequence[Mapping[str, Any]],
+    name: str,
+    *,
+    beside: Sequence[str] = (),
+) -> None:
+    """Attach rows as a table that MLflow's pages show; `name` ends in .json.
+
+    Args:
+        beside: the tables that the run has already, or its pages show this one alone.
+    """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = {"columns": columns, "data": [[row.get(c) for c in columns] for row in rows]}
     log_text(ws, run_id, json.dumps(table, ensure_ascii=False), name)
-    tables = json.dumps([{"path": name, "type": "table"}])
+    tables = json.dumps([{"path": path, "type": "table"} for path in (*beside, name)])
     set_tags(ws, run_id, {"mlflow.loggedArtifacts": tables})
 
 

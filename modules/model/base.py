@@ -51,7 +51,7 @@ class Decoder(nn.Module):
 
     config: Any  # its own Config class, with vocab_size and n_positions
     wte: nn.Embedding
-    branching = False  # whether it reads rows that branch (modules/model/branches.py)
+    branching = False  # whether it reads packed rows, which may branch (modules/model/packed.py)
     drop_apart = False  # embedding dropout of token and position each by itself (gpt1.md 1.2)
 
     @property

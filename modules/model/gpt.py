@@ -7,14 +7,12 @@ Shapes: B rows, T new positions, S positions seen, C features, H heads, D featur
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.kernels import ops
-from modules.kernels.linear import Linear
+from modules.kernels.linear import Linear, gelu
 from modules.model.attention import attend
 from modules.model.base import Decoder, compute_dtype
-from modules.model.branches import Branches
 from modules.model.config import GPTConfig
 from modules.model.packed import Packed
 
@@ -103,7 +101,7 @@ class Attention(nn.Module):
         self.resid = nn.Dropout(config.resid_dropout)
 
     def forward(
-        self, x: Tensor, layer: int, cache: Cache | Branches | None, packed: Packed | None = None
+        self, x: Tensor, layer: int, cache: Cache | None, packed: Packed | None = None
     ) -> Tensor:
         """Mix the positions of x (B, T, C) with what came before them."""
         if packed is not None:
@@ -140,7 +138,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each position of x (B, T, C) by itself."""
-        h = F.gelu(self.c_fc(x), approximate="tanh")  # (B, T, 4C)
+        h = gelu(x, self.c_fc)  # (B, T, 4C)
         return self.resid(self.c_proj(h))  # (B, T, C)
 
 
@@ -167,7 +165,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         layer: int,
-        cache: Cache | Branches | None,
+        cache: Cache | None,
         packed: Packed | None = None,
         at: Tensor | None = None,
     ) -> Tensor:
@@ -229,15 +227,14 @@ class GPT(Decoder):
     def forward(
         self,
         tokens: Tensor,
-        cache: Cache | Branches | None = None,
+        cache: Cache | None = None,
         lengths: list[int] | None = None,
         packed: Packed | None = None,
         at: Tensor | None = None,
     ) -> Tensor:
         """Return the features (B, T, C) of tokens (B, T) int64.
 
-        With a cache (inference only) the tokens follow what it holds, and it takes them in; with
-        branches they are rows that branch.
+        With a cache (inference only) the tokens follow what it holds, and it takes them in.
         `lengths` says how many of each row's tokens are real where the batch is padded on the
         right; the features of padding mean nothing. `packed` says what the tokens of one row
         (1, N) are where they are many sequences. `at` names the positions (P,) whose features

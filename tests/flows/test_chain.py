@@ -202,7 +202,7 @@ def test_everything_comes_out_again_byte_for_byte(chain, in_project):
     assert kinds == {row.kind for row in made} and len(compared) > len(kinds)
     assert all(x.same for x in compared)
     after = {path: path.stat().st_mtime_ns for path in in_project.glob("artifacts/*/*/*")}
-    assert after == before  # nothing that is there was touched
+    assert before.items() <= after.items()  # inputs may come back, what is there stays
     assert list((workspace.state / "reproduced").iterdir()) == []
 
 
@@ -246,10 +246,10 @@ def test_uses_agrees_with_the_truth_of_the_sample_web(chain, in_project):
     """Every tenth page of the truth file: in the corpus or not, as its documents say."""
     from flows.settings import enter
     from flows.uses import uses
-    from registry.artifacts import look_up
+    from registry.artifacts import checkout, look_up
 
     workspace = enter()
-    documents = look_up(workspace, look_up(workspace, "tokens/tiny").inputs["documents"])
+    documents = checkout(workspace, look_up(workspace, "tokens/tiny").inputs["documents"])
     kept = {document.url for document in read_documents(documents.path)}
     truth = [
         row["url"]

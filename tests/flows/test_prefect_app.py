@@ -1,4 +1,4 @@
-"""Scheduled runs are made: Prefect's scheduler, on a database of its own, with our SQLAlchemy."""
+"""Scheduled runs are made: Prefect's scheduler, with our SQLAlchemy."""
 
 import asyncio
 from datetime import timedelta
@@ -33,7 +33,8 @@ async def schedule() -> list:
         )
         await models.deployments.schedule_runs(session, deployment.id, max_runs=3, min_runs=3)
         runs = await models.flow_runs.read_flow_runs(session=session)
-        return [(run.state_type, run.auto_scheduled) for run in runs]
+        ours = [run for run in runs if run.deployment_id == deployment.id]
+        return [(run.state_type, run.auto_scheduled) for run in ours]
 
 
 @pytest.mark.timeout(120)

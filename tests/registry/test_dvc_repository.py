@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow.store.artifact.artifact_repository_registry  # noqa: F401 - finds our class by itself
 import pytest
 
 from registry import artifacts, manifests, models, projection, served, versions

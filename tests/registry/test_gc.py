@@ -75,6 +75,17 @@ def test_what_is_needed_stays_and_says_why(ws: Workspace, make) -> None:
         artifacts.checkout(ws, artifact.fingerprint)
 
 
+def test_what_mlflow_loads_versions_by_stays(ws: Workspace, make) -> None:
+    made = [make(ws, kind="checkpoint", config={"n": n}) for n in range(2)]
+    packages = [
+        make(ws, kind="model", name="textmill-x", inputs={"checkpoint": checkpoint})
+        for checkpoint in made
+    ]
+    collect(ws)
+    assert all(package.path.is_dir() for package in packages)  # the older one too
+    assert all(checkpoint.path.is_dir() for checkpoint in made)
+
+
 def test_what_went_is_still_known_and_can_be_made_again(ws: Workspace, make) -> None:
     gone = make(ws, config={"n": 1})
     make(ws, config={"n": 2})
