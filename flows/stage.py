@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 
-from flows.progress import reporting
+from flows.progress import prefect_pages, reporting
 from flows.reaper import reap
 from flows.settings import enter
 from flows.slots import take_slot
@@ -307,10 +308,12 @@ def stage(name: str, config: Mapping[str, Any]) -> Iterator[Stage]:
 def show_link(address: str | None, description: str) -> None:
     """Link a page from the flow run in the Prefect UI; nothing where there is no such page."""
     if address and FlowRunContext.get():
-        create_link_artifact(address, key="mlflow-run", description=description)
+        link = partial(create_link_artifact, address, key="mlflow-run", description=description)
+        prefect_pages.tell(link)
 
 
 def show(key: str, markdown: str, description: str) -> None:
     """Put a page of Markdown into the Prefect UI, where a flow or task runs."""
     if FlowRunContext.get() or TaskRunContext.get():
-        create_markdown_artifact(markdown, key=key, description=description)
+        page = partial(create_markdown_artifact, markdown, key=key, description=description)
+        prefect_pages.tell(page)

@@ -289,3 +289,49 @@ def test_the_picture_of_lineage_is_on_the_models_run(chain, in_project):
         run = runs.first().mlflow_run_id
     client = mlflow.MlflowClient(workspace.tracking_uri)
     assert "lineage.png" in [file.path for file in client.list_artifacts(run)]
+
+
+def test_a_champion_goes_on_with_new_tokens(chain, in_project):
+    from flows.continue_pretraining import continue_pretraining
+    from flows.corpus import prepare_corpus
+    from registry import artifacts
+    from registry.workspace import Workspace
+
+    workspace = Workspace.open(in_project)
+    champion = artifacts.checkout(workspace, "textmill-tiny@champion")
+    clean = presets.TINY.corpus.clean
+    grown = presets.TINY.corpus.but(
+        name="grown",
+        clean=clean.but(filters=clean.filters.but(min_words=40)),
+        use_tokenizer=champion.inputs["tokenizer"],
+    )
+    tokens = prepare_corpus(grown)
+    config = presets.SAMPLE_CONTINUED.but(
+        name="tiny",
+        corpus="grown",
+        pretrain=presets.TINY.pretrain.but(max_steps=4),
+        zero_shot=presets.TINY.zero_shot,
+    )
+    made = continue_pretraining(config)
+    checkpoint = artifacts.look_up(workspace, made["checkpoint"])
+    assert checkpoint.inputs["tokens"] == tokens
+    assert checkpoint.inputs["base"] == champion.fingerprint
+    again = continue_pretraining(config)
+    assert again.get("checkpoint", made["checkpoint"]) == made["checkpoint"]  # nothing new
+
+
+def test_a_checkpoint_without_all_scores_is_scored(chain, in_project):
+    from sqlalchemy import delete
+
+    from flows.evaluate_new import evaluate_new
+    from registry import artifacts, db
+    from registry.tables import Score
+    from registry.workspace import Workspace
+
+    workspace = Workspace.open(in_project)
+    evaluate_new(presets.TINY.zero_shot)
+    assert evaluate_new(presets.TINY.zero_shot) == {}
+    champion = artifacts.look_up(workspace, "textmill-tiny@champion")
+    lost = delete(Score).where(Score.task == presets.TINY.zero_shot.tasks[0])
+    db.write(workspace.database_url, lambda session: session.execute(lost).rowcount)
+    assert champion.fingerprint in evaluate_new(presets.TINY.zero_shot)

@@ -14,21 +14,25 @@ from flows import services
 LISTED = yaml.safe_load(Path(services.__file__).with_name("prefect.yaml").read_text())
 
 
-def fields(schema: dict[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every field of a schema and of the configs in it."""
-    for name, field in schema.get("properties", {}).items():
-        yield f"{where}.{name}", field
-    for name, part in schema.get("definitions", {}).items():
-        yield from fields(part, name)
+def helps(schema: dict[str, Any], where: str) -> Iterator[tuple[str, str]]:
+    """Every field of a schema and of the configs in it, with its help.
+
+    Of a field that is a config, pydantic leaves out what the config's own docstring says as well.
+    """
+    parts = schema.get("definitions", {})
+    for title, part in {where: schema, **parts}.items():
+        for name, field in part.get("properties", {}).items():
+            named = parts.get(field.get("$ref", "").rpartition("/")[2], {})
+            yield f"{title}.{name}", field.get("description") or named.get("description", "")
 
 
 @pytest.mark.parametrize("deployment", LISTED["deployments"], ids=lambda made: made["name"])
 def test_every_field_of_a_form_has_help(deployment):
     module, name = deployment["entrypoint"].split(":")
     schema = parameter_schema(getattr(importlib.import_module(module), name)).model_dump()
-    found = dict(fields(schema, name))
+    found = dict(helps(schema, name))
     assert found
-    assert [path for path, field in found.items() if not field.get("description")] == []
+    assert [path for path, text in found.items() if not text] == []
     assert deployment["description"]
 
 

@@ -6,9 +6,11 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
+import httpx
 import pytest
 
 from flows import reaper
+from flows.progress import Away
 from flows.settings import services_file
 from registry import catalogue, db, leases, outbox
 from registry.tables import Run
@@ -99,3 +101,20 @@ def test_a_watch_finds_a_run_that_dies(workspace, monkeypatch):
                     return
             threading.Event().wait(0.05)
     pytest.fail("nobody looked")
+
+
+def test_no_work_fails_because_prefect_is_away():
+    asked = []
+
+    def refuse():
+        asked.append(1)
+        raise httpx.ConnectError("no")
+
+    pages = Away()
+    assert pages.tell(refuse) is None
+    assert pages.tell(refuse) is None  # not asked again at once
+    assert len(asked) == 1
+    pages.until = 0.0
+    assert pages.tell(lambda: "there") == "there"
+    with pytest.raises(ValueError, match="ours"):
+        pages.tell(lambda: (_ for _ in ()).throw(ValueError("ours")))
