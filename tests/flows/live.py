@@ -70,22 +70,28 @@ class Live:
         self.api = httpx.Client(base_url=found["prefect"], auth=(name, password), timeout=30)
         self.names = {"name": "live", "tokens": "tokens/tiny"}
 
+    def ask(self, method: str, path: str, **body: Any) -> Any:
+        """Ask Prefect's API; while its SQLite is busy it answers 503."""
+        for pause in (0.5, 1, 2, 4):
+            reply = self.api.request(method, path, json=body or None)
+            if reply.status_code != 503:
+                break
+            time.sleep(pause)
+        return reply.raise_for_status().json()
+
     def pretrain(self, steps: int) -> str:
         """Have the worker pretrain a tiny model; return the flow run's id."""
         config = presets.TINY.pretrain.but(max_steps=steps, val_every=0, checkpoint_every=10**6)
         parameters = {"config": config.model_dump(mode="json"), **self.names}
-        found = self.api.get("deployments/name/pretrain/pretrain").raise_for_status().json()
-        made = self.api.post(
-            f"deployments/{found['id']}/create_flow_run", json={"parameters": parameters}
-        )
-        run: str = made.raise_for_status().json()["id"]
+        found = self.ask("GET", "deployments/name/pretrain/pretrain")
+        asked = f"deployments/{found['id']}/create_flow_run"
+        run: str = self.ask("POST", asked, parameters=parameters)["id"]
         return run
 
     def cancel(self, flow_run: str) -> None:
         """Do what the UI's Cancel does."""
         state = {"type": "CANCELLING", "name": "Cancelling"}
-        asked = self.api.post(f"flow_runs/{flow_run}/set_state", json={"state": state})
-        asked.raise_for_status()
+        self.ask("POST", f"flow_runs/{flow_run}/set_state", state=state)
 
     def answers(self) -> bool:
         """Whether Prefect's server does."""
@@ -95,7 +101,7 @@ class Live:
 
     def state(self, flow_run: str) -> str:
         """The type of a flow run's state in Prefect."""
-        found: str = self.api.get(f"flow_runs/{flow_run}").raise_for_status().json()["state_type"]
+        found: str = self.ask("GET", f"flow_runs/{flow_run}")["state_type"]
         return found
 
     def statuses(self, flow_run: str) -> set[str]:
