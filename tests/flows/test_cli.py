@@ -39,7 +39,7 @@ def test_help_names_every_command(project):
         (["checkout", "nonsense@champion"], ["nonsense"]),
         (["lineage", "checkpoint/nonsense"], ["nonsense"]),
         (["sweep", "tiny", "--task", "nonsense"], ["nonsense", "verse_pairs"]),
-        (["sweep", "tiny"], ["checkpoint/tiny"]),
+        (["sweep", "tiny-lstm"], ["checkpoint/tiny-lstm"]),
         (["data", "nonsense"], ["no task 'nonsense'", "snli"]),
         (["data", "snli"], ["stanfordnlp/snli", "by hand", "premise"]),
         (["run", "tiny", "--set", 'corpus.dumps=["web/none.zst"]'], ["none.zst", "make data"]),
