@@ -30,6 +30,13 @@ class State:
         lengths = [self.lengths[i] for i in rows]
         return State(self.hidden[:, index], self.cell[:, index], lengths)
 
+    @staticmethod
+    def join(states: "list[State]") -> "State":
+        """Return one state of the rows of all."""
+        hidden, cell = zip(*((state.hidden, state.cell) for state in states), strict=True)
+        lengths = [length for state in states for length in state.lengths]
+        return State(torch.cat(hidden, 1), torch.cat(cell, 1), lengths)
+
 
 class LSTM(Decoder):
     """Token embedding, one recurrent layer, and a projection back to the embedding where tied."""
