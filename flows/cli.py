@@ -9,7 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_data, cli_plan, cli_predict, cli_study, cli_sweep, cli_use, cli_weights
+from flows import (
+    cli_data,
+    cli_plan,
+    cli_predict,
+    cli_serve,
+    cli_study,
+    cli_sweep,
+    cli_use,
+    cli_weights,
+)
 from flows.logs import begin
 from flows.options import Preset, Setting, changed, load_preset
 from flows.terminal import (
@@ -246,6 +255,7 @@ def _known(reference: str) -> str:
 app.add_typer(cli_data.app)
 app.add_typer(cli_plan.app)
 app.add_typer(cli_predict.app)
+app.add_typer(cli_serve.app)
 app.add_typer(cli_study.app)
 app.add_typer(cli_sweep.app)
 app.add_typer(cli_use.app)

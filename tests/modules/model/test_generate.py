@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from modules.model.checkpoint import save
 from modules.model.batch import pick
+from modules.model.checkpoint import save
 from modules.model.generate import GenerationConfig, generate, pieces, stream
 from modules.model.gpt import GPT, GPTConfig
 from modules.model.lstm import LSTM, LSTMConfig
