@@ -145,9 +145,13 @@ class Batch:
         return hidden
 
     def _leave(self) -> None:
-        """Let go of rows that are done, when they are half of all: each time is a copy."""
+        """Let go of rows that are done, when they are half of all: each time is a copy.
+
+        A row that is done and stays reads on: earlier, too, where it would leave its room.
+        """
         alive = [i for i, row in enumerate(self.rows) if not row.done]
-        if self.compile or 2 * len(alive) > len(self.rows):
+        full = self._cache is not None and self._cache.full
+        if self.compile or (2 * len(alive) > len(self.rows) and not full):
             return
         self._lone = [lone for lone in self._lone if not lone.row.done]
         if self._cache is not None:

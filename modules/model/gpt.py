@@ -41,6 +41,11 @@ class Cache:
         return not any(self.lengths)
 
     @property
+    def full(self) -> bool:
+        """True where a row has no room for one more token."""
+        return max(self.lengths, default=0) >= self.keys.shape[3]
+
+    @property
     def _uniform(self) -> bool:
         return len(set(self.lengths)) <= 1
 

@@ -20,6 +20,11 @@ class State:
         self.hidden, self.cell = hidden, cell  # (1, B, U) each
         self.lengths = lengths  # tokens read, per row
 
+    @property
+    def full(self) -> bool:
+        """Never: it remembers a row of any length in the same room."""
+        return False
+
     def peek(self) -> "State":
         """Return a state to read on with; this one stays as it is."""
         return State(self.hidden, self.cell, list(self.lengths))

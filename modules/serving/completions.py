@@ -5,6 +5,7 @@ import random
 import secrets
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -181,7 +182,8 @@ class Completion:
         loop, request = asyncio.get_running_loop(), self.request
 
         def put(event: Event) -> None:
-            loop.call_soon_threadsafe(self.queue.put_nowait, event)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self.queue.put_nowait, event)
 
         try:
             if request.max_tokens:
