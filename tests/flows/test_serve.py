@@ -54,7 +54,6 @@ def register(ws: Workspace, seed: int) -> int:
 def ws(tmp_path, monkeypatch) -> Workspace:
     for name in ("TEXTMILL_DATABASE_URL", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    (tmp_path / "data.dvc").write_text("outs: []\n")
     made = Workspace.open(tmp_path)
     monkeypatch.setitem(projection._silent_until, made.tracking_uri, float("inf"))
     for seed in (1, 2):
@@ -89,10 +88,9 @@ def test_routes_are_closed_the_alias_is_followed_and_a_bad_version_changes_nothi
         follower.look(slot)
         second = served()
         assert second != first
-        broken = artifacts.look_up(ws, "textmill-t/1").path
-        shutil.rmtree(broken)
-        shutil.rmtree(ws.state / "storage")
-        shutil.rmtree(ws.root / ".dvc", ignore_errors=True)
+        shutil.rmtree(artifacts.look_up(ws, "textmill-t/1").path)
+        for copies in (folder for folder in ws.state.iterdir() if folder.is_dir()):
+            shutil.rmtree(copies)
         models.promote(ws, "textmill-t", 1, expected=2, reason="a bad one")
         follower.look(slot)
         follower.look(slot)  # not tried again at once
