@@ -9,6 +9,7 @@ from typing import Any, get_args
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from pydantic.fields import FieldInfo
 from typer.cli import get_docs_for_click
 
@@ -32,6 +33,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, text in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Take back what studies escape for CommonMark and this Markdown does not know."""
+    if not page.file.src_uri.startswith(("gpt1/", "gpt2/")):
+        return markdown
+    markdown = markdown.replace(r"\<", "&lt;")
+    return re.sub(r"""\\([:;=,"'/%&~^$@?])""", r"\1", markdown)
 
 
 def commands() -> str:

@@ -21,9 +21,14 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(lines)
 
 
+def digits(value: float) -> str:
+    """Return a number with four significant digits, or all of those before the point."""
+    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return digits(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return literal(str(value))
@@ -199,6 +204,34 @@ def curves(
         axes.set_xscale("symlog", linthresh=10)
     axes.set(xlabel=names, ylabel=unit)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return png_of(figure)
+
+
+Line = Sequence[tuple[float, float, float, float]]
+"""x, value, low, high; ..."""
+
+
+def by_size(panels: Mapping[str, Mapping[str, Line]]) -> bytes:
+    """Draw scores against parameters: title -> series -> points; the second series in colour."""
+    rows = -(-len(panels) // 3)
+    figure, places = subplots(rows, 3, width=4.6, height=3.0)
+    for axes, (title, series) in zip(places, panels.items(), strict=False):
+        for (label, points), colour in zip(series.items(), (INK, ACCENT), strict=False):
+            axes.errorbar(
+                [x for x, *_ in points],
+                [value for _, value, _, _ in points],
+                yerr=_errors([(value, low, high) for _, value, low, high in points]),
+                **{"marker": "o", "markersize": 3, "linewidth": 1.2, "elinewidth": 0.7},
+                **{"capsize": 2, "color": colour, "label": label},
+            )
+        axes.set_xscale("log")
+        if "perplexity" in title:
+            axes.set_yscale("log")
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.legend(frameon=False, fontsize=7)
+    for axes in places[len(panels) :]:
+        axes.set_visible(False)
     return png_of(figure)
 
 

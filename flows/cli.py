@@ -11,13 +11,16 @@ import typer
 
 from flows import (
     cli_data,
+    cli_lineage,
+    cli_models,
     cli_plan,
     cli_predict,
+    cli_schedules,
     cli_serve,
+    cli_store,
     cli_study,
     cli_sweep,
     cli_use,
-    cli_weights,
 )
 from flows.logs import begin
 from flows.options import Preset, Setting, changed, load_preset
@@ -223,21 +226,6 @@ def evaluate(
     print_scores([row for scores in made.values() for row in scores["scores"]])
 
 
-@app.command()
-def promote(
-    name: Annotated[str, typer.Argument(help="The model, e.g. textmill-sample.")],
-    checkpoint: Annotated[str, typer.Option(help="What to register; default: newest.")] = "",
-    force: Annotated[bool, typer.Option(help="Promote even if its scores are not better.")] = False,
-) -> None:
-    """Register a checkpoint under a model's name; make it champion if its scores say so."""
-    checkpoint = _known(checkpoint or f"checkpoint/{name.removeprefix('textmill-')}")
-    begin()
-    from flows.promote import promote as flow
-
-    made = run_flow(flow, name, checkpoint=checkpoint, force=force)
-    console.print(made["decision"])
-
-
 def _workspace() -> Any:
     from flows.settings import enter
 
@@ -253,13 +241,16 @@ def _known(reference: str) -> str:
 
 
 app.add_typer(cli_data.app)
+app.add_typer(cli_lineage.app)
+app.add_typer(cli_models.app)
 app.add_typer(cli_plan.app)
 app.add_typer(cli_predict.app)
 app.add_typer(cli_serve.app)
+app.add_typer(cli_store.app)
 app.add_typer(cli_study.app)
+app.add_typer(cli_schedules.app)
 app.add_typer(cli_sweep.app)
 app.add_typer(cli_use.app)
-app.add_typer(cli_weights.app, name="weights")
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""`textmill study NAME`: a table or figure of the GPT-1 paper, each in one command."""
+"""`textmill study NAME`: a table or figure of the papers, each in one command."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -20,33 +20,46 @@ class Study(StrEnum):
     ablation = "ablation"
     layers = "layers"
     heuristics = "heuristics"
+    zero_shot = "zero-shot"
 
 
 @app.command()
 def study(
-    name: Annotated[Study, typer.Argument(help="Tables 2-4; Table 5; Figure 2 left, and right.")],
+    name: Annotated[
+        Study,
+        typer.Argument(help="GPT-1: Tables 2-4; Table 5; Figure 2 left, and right. GPT-2: all."),
+    ],
     preset: Annotated[
-        str, typer.Option(help="A named run: study (seven sets), sample, tiny, gpt1, ...")
-    ] = "study",
+        str,
+        typer.Option(help="A named run: sample, tiny, gpt1, ...; default: study, or zero-shot."),
+    ] = "",
     task: Annotated[list[str] | None, typer.Option(help="Only this task (repeatable).")] = None,
     seeds: Annotated[int | None, typer.Option(help="Seeds 0, 1, ... of each cell.")] = None,
     data: Annotated[str, typer.Option(help="Folder with finetune/TASK; default: data.")] = "",
     checkpoint: Annotated[
-        str, typer.Option(help="What to start from; default: the preset's, made where missing.")
+        str,
+        typer.Option(
+            help="What to start from; default: the preset's, made where missing. zero-shot: A,B,..."
+        ),
     ] = "",
     out: Annotated[
         Path | None, typer.Option(help="Also write page and plots there, e.g. docs/gpt1.")
     ] = None,
     settings: Setting = None,
 ) -> None:
-    """Run a study of the GPT-1 paper: its cells side by side, a report with tables and plots.
+    """Run a study of a paper: a report with tables and plots, the paper's numbers beside ours.
 
-    Cells that are there already are not made again: a study that was killed goes on.
+    What is there already is not made again: a study that was killed goes on.
     """
-    config = changed(load_preset(preset, settings), given(task, seeds, data))
+    zero_shot = name is Study.zero_shot
+    preset = preset or ("zero-shot" if zero_shot else "study")
+    options = given(task, seeds, data, "zero_shot" if zero_shot else "finetune")
+    config = changed(load_preset(preset, settings), options)
     if checkpoint and name is Study.heuristics:
         raise ValueError("study heuristics pretrains with snapshots: it takes no --checkpoint")
-    config.finetune.chosen()
+    if zero_shot and seeds is not None:
+        raise ValueError("study zero-shot trains nothing on a task: it takes no --seeds")
+    config.zero_shot.chosen() if zero_shot else config.finetune.chosen()
     workspace = begin()
     config.finetune.folder(workspace.root)
     summary = run_flow(*call(name, config, checkpoint))
@@ -59,8 +72,8 @@ def study(
             console.print(f"wrote {path}")
 
 
-def given(task: list[str] | None, seeds: int | None, data: str) -> list[str]:
-    """Return the options as changes of the run's settings.
+def given(task: list[str] | None, seeds: int | None, data: str, asked: str) -> list[str]:
+    """Return the options as changes of the run's settings; `asked` is the part with the tasks.
 
     Raises:
         ValueError: there would be no seed.
@@ -69,7 +82,7 @@ def given(task: list[str] | None, seeds: int | None, data: str) -> list[str]:
 
     changes = [f"finetune.data={Path(data).resolve()}"] if data else []
     if task:
-        changes.append(f"finetune.tasks={json.dumps(task)}")
+        changes.append(f"{asked}.tasks={json.dumps(task)}")
     if seeds is not None:
         if seeds < 1:
             raise ValueError(f"--seeds {seeds}: a study needs at least 1")
@@ -79,8 +92,13 @@ def given(task: list[str] | None, seeds: int | None, data: str) -> list[str]:
 
 def call(name: Study, config: Any, checkpoint: str) -> tuple[Any, ...]:
     """Return a study's flow and its arguments."""
-    from modules.presets import RUNS
+    from modules.presets import RUNS, sizes
 
+    if name is Study.zero_shot:
+        from flows.study_zero_shot import study_zero_shot
+
+        named = tuple(checkpoint.split(",")) if checkpoint else ()
+        return study_zero_shot, config, sizes(config), named
     lstm = RUNS.get(f"{config.name}-lstm")
     if name is Study.results:
         from flows.study_results import study_results

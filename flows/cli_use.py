@@ -12,7 +12,6 @@ from flows.terminal import (
     fail,
     print_checks,
     print_ledger,
-    print_models,
     print_runs,
 )
 
@@ -40,6 +39,22 @@ def up(
     at = Addresses(prefect_port, mlflow_port, host, tuple(allow_host or ()))
     try:
         start(enter(), at, say=lambda text: console.print(text, style="bold"))
+    except RuntimeError as error:
+        fail(str(error), 1)
+
+
+@app.command()
+def worker(
+    prefect: Annotated[str, typer.Option(metavar="URL", help="Prefect's API, .../api.")],
+    mlflow: Annotated[str, typer.Option(metavar="URL", help="The MLflow server.")],
+    pool: Annotated[str, typer.Option(help="The work pool it serves.")] = "local",
+) -> None:
+    """Serve the deployments of servers that run elsewhere, with this project's folder."""
+    from flows.settings import enter
+    from flows.worker import work
+
+    try:
+        work(enter(), prefect, mlflow, pool, say=console.print)
     except RuntimeError as error:
         fail(str(error), 1)
 
@@ -80,32 +95,16 @@ def status() -> None:
 
 
 @app.command()
-def doctor() -> None:
-    """Check versions, disk, ports, data and remotes; say how to mend what is wrong."""
+def doctor(
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Mend what can be mended: the catalogue decides.")
+    ] = False,
+) -> None:
+    """Check versions, disk, data, remotes, and whether all stores agree; say how to mend them."""
     from flows.doctor import examine
 
-    if not print_checks(examine()):
+    if not print_checks(examine(fix=fix)):
         sys.exit(1)
-
-
-@app.command()
-def models() -> None:
-    """List the registered models, their versions, scores and aliases."""
-    from flows.settings import enter
-    from registry import models as registered
-
-    print_models(registered.list_models(enter()))
-
-
-@app.command()
-def lineage(
-    reference: Reference,
-) -> None:
-    """Show what an artifact or model was made from, down to the input files."""
-    from flows.lineage import tree
-    from flows.settings import enter
-
-    console.print(tree(enter(), reference))
 
 
 @app.command()

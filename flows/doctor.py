@@ -6,16 +6,15 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from flows.consistency import Check, examine_state
 from flows.settings import MLFLOW_PORT, PREFECT_PORT, enter, running_services
 from flows.supervise import port_is_free
-from registry import catalogue, db, outbox
 from registry.workspace import Workspace
 
 MIN_FREE = 5 * 2**30  # bytes: three checkpoints of GPT-2 small with their optimizer state
@@ -23,18 +22,8 @@ MIN_FREE = 5 * 2**30  # bytes: three checkpoints of GPT-2 small with their optim
 RANGES = ("fastapi>=0.139,<0.151", "prefect==3.8.8", "lightning>=2.6.6,<2.7", "torch>=2.13,<2.16")
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing looked at."""
-
-    name: str
-    good: bool
-    found: str
-    mend: str = ""
-
-
-def examine() -> Iterator[Check]:
-    """Look at everything, one check after the other."""
+def examine(*, fix: bool = False) -> Iterator[Check]:
+    """Look at everything, one check after the other; mend what `fix` can."""
     yield Check(
         "Python",
         sys.version_info >= (3, 11),
@@ -54,7 +43,7 @@ def examine() -> Iterator[Check]:
     yield allocator_check()
     yield kernels_check()
     yield device_check()
-    yield from catalogue_checks(workspace)
+    yield from examine_state(workspace, fix=fix)
 
 
 def package_checks() -> Iterator[Check]:
@@ -137,24 +126,3 @@ def device_check() -> Check:
             "device", True, f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
         )
     return Check("device", True, f"CPU, {os.cpu_count()} cores (no GPU is needed for the sample)")
-
-
-def catalogue_checks(workspace: Workspace) -> Iterator[Check]:
-    """Is the catalogue readable, and does MLflow know all it should?"""
-    with db.reading(workspace.database_url) as session:
-        total = len(catalogue.list_artifacts(session))
-        waiting = len(outbox.pending(session, "mlflow"))
-        dead = catalogue.interrupted_runs(session)
-    yield Check("catalogue", True, f"{total} artifacts in {db.redacted(workspace.database_url)}")
-    yield Check(
-        "MLflow outbox",
-        waiting == 0,
-        f"{waiting} messages waiting",
-        "" if waiting == 0 else "they are sent by the next run, once the tracking server answers",
-    )
-    yield Check(
-        "dead runs",
-        not dead,
-        f"{len(dead)} runs died without a word",
-        "" if not dead else "textmill status lists them; run the same command again to continue",
-    )

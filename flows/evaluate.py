@@ -1,15 +1,17 @@
 """zero_shot: a checkpoint -> scores without training (GPT-2 paper, section 3)."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
-from flows.charts import markdown_table, reliability
+from flows.charts import digits, reliability
+from flows.page import Shown
 from flows.stage import Stage, show, stage
 from modules import presets
-from modules.files import Progress, write_json
+from modules.files import Progress, read_jsonl, write_json
 from modules.run import ScoringStep, ZeroShotConfig, ZeroShotRun
 from modules.task import Task, find_split
 from registry import artifacts, versions
@@ -50,25 +52,36 @@ def zero_shot(
 
 
 def score(
-    at: Stage, task: Task, model: Artifact | Path, name: str, config: ZeroShotConfig
+    at: Stage,
+    task: Task,
+    model: Artifact | Path,
+    name: str,
+    config: ZeroShotConfig,
+    *,
+    data: Path | None = None,
 ) -> Artifact:
-    """Score one task."""
+    """Score one task.
+
+    Args:
+        data: the folder the rows lie in; None: the project's.
+    """
     from modules.evaluation.ask import identity
 
     path = model if isinstance(model, Path) else model.path
     source = identity(model) if isinstance(model, Path) else model
-    data = at.workspace.data
+    data = data or at.workspace.data
     splits = {config.split_of(task), *([task.examples] if task.examples else [])}
     files = sorted({find_split(task, data, split) for split in splits})
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
         from dataclasses import asdict
 
-        from modules.evaluation.zero_shot import evaluate
+        from modules.evaluation.zero_shot import evaluate, files_of
 
         scores = [asdict(x) for x in evaluate(path, task, data, out, config, progress)]
         write_json(out / "scores.json", scores)
         at.log({f"zero_shot/{x['task']}/{x['metric']}": x["value"] for x in scores})
+        at.log_table(list(read_jsonl(files_of(out, task)[0])), f"items/{name}-{task.name}.json")
         answers = out / "items" / f"{task.name}.reliability.json"
         if answers.exists():
             bins = json.loads(answers.read_text())["bins"]
@@ -88,17 +101,23 @@ def score(
 
 def show_scores(made: dict[str, dict[str, Any]]) -> None:
     """Show all scores as one table, each with its protocol."""
+    table = all_scores([score for result in made.values() for score in result["scores"]])
+    show("zero-shot", f"# Zero-shot\n\n{table.as_markdown()}", "Scores with their protocols")
+
+
+def all_scores(scores: Sequence[Mapping[str, Any]]) -> Shown:
+    """Return a table of scores, each with its interval, items and protocol."""
     rows = [
-        (
+        [
             score["task"],
             score["metric"],
-            score["value"],
-            f"{score['low']:.4g} to {score['high']:.4g}",
-            score["n"],
-            ", ".join(f"{key} {value}" for key, value in score["protocol"].items()),
-        )
-        for result in made.values()
-        for score in result["scores"]
+            digits(score["value"]),
+            f"{digits(score['low'])} to {digits(score['high'])}",
+            str(score["n"]),
+            score["split"],
+            ", ".join(f"{k} {v}" for k, v in score["protocol"].items() if v not in ("", None)),
+        ]
+        for score in scores
     ]
-    table = markdown_table(["task", "metric", "value", "95 % interval", "items", "protocol"], rows)
-    show("zero-shot", f"# Zero-shot\n\n{table}", "Zero-shot scores with their protocols")
+    header = ["task", "metric", "value", "95 % interval", "items", "split", "protocol"]
+    return Shown("Every score", header, rows)

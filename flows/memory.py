@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.charts import curves
+from flows.charts import curves, digits
 from flows.evaluate import score
 from flows.overlap import make_overlap
 from flows.page import Picture, Shown, write_page
@@ -20,11 +20,13 @@ from modules.corpus.overlap import OverlapConfig
 from modules.evaluation.config import MemoryConfig
 from modules.files import Progress, read_jsonl, write_json
 from modules.run import ZeroShotRun
+from modules.task import Task
 from registry import artifacts
 from registry.artifacts import Artifact
 from registry.tables import Kind
 
 NO_CONFIG = MemoryConfig()
+EDGES = ("value", "low", "high")
 
 
 class MemoryStep(Config):
@@ -124,7 +126,7 @@ def make_report(
     inputs |= {f"checkpoint.{i}": model for i, model in enumerate(models)}
     inputs |= {f"scores.{task}": made for task, made in scored.items()}
     return at.make(
-        Kind.REPORT, f"{name}-memorisation", step, config=config, inputs=inputs, version=1
+        Kind.REPORT, f"{name}-memorisation", step, config=config, inputs=inputs, version=2
     )
 
 
@@ -137,6 +139,8 @@ def split_scores(
 
     overlap, found = list(read_jsonl(table.path / "items.jsonl.zst")), []
     for name, made in scored.items():
+        if joins_rows(tasks.get(name)):
+            continue
         task, settings = tasks.get(name), config.settings_of(name)
         path, facts = files_of(made.path, task)
         positions = json.loads(facts.read_text())["about"]["positions"]
@@ -145,6 +149,11 @@ def split_scores(
             {"items": kind, **asdict(one)} for kind, scores in split.items() for one in scores
         ]
     return found
+
+
+def joins_rows(task: Task) -> bool:
+    """Return whether a task's items are of several rows, so that a row's overlap is not theirs."""
+    return task.format == "perplexity" and task.hub is not None
 
 
 def page_of(facts: Mapping[str, Any]) -> list[Shown | Picture]:
@@ -158,7 +167,7 @@ def page_of(facts: Mapping[str, Any]) -> list[Shown | Picture]:
     }
     kinds = ("all", "none", "any", "over 15 %")
     lines = {
-        split: [(row["parameters"], row[split], row[split], row[split]) for row in facts["sizes"]]
+        split: [(row["parameters"], *(row[split][x] for x in EDGES)) for row in facts["sizes"]]
         for split in ("train", "test")
     }
     return [
@@ -179,17 +188,21 @@ def page_of(facts: Mapping[str, Any]) -> list[Shown | Picture]:
             "Scores by overlap of the items",
             ["task", "metric", "variant", *kinds],
             [[*key, *(cell(values.get((*key, kind))) for kind in kinds)] for key in keys],
-            "In brackets the number of items; under 5 no score is given.",
+            "In brackets the 95 % interval and the number of items; under 5 no score is given.",
         ),
         Shown(
             "Perplexity per token of training and held-out text (Figure 4)",
             ["parameters", "train", "test"],
             [
-                [f"{row['parameters']:,}", f"{row['train']:.2f}", f"{row['test']:.2f}"]
+                [f"{row['parameters']:,}", ends(row["train"]), ends(row["test"])]
                 for row in facts["sizes"]
             ],
+            "95 % intervals are from resampling the documents. Windows do not overlap. The paper "
+            "prints no values of its figure.",
         ),
-        Picture("Perplexity by size", curves(lines, "parameters", "perplexity per token")),
+        Picture(
+            "Perplexity by size", curves(lines, "parameters", "perplexity per token", log=True)
+        ),
         Shown(
             f"Overlap of what is written with the training text (Figure 5; top-k "
             f"{facts['samples']['top_k']}, {facts['samples']['context']} tokens of context, "
@@ -212,7 +225,16 @@ def page_of(facts: Mapping[str, Any]) -> list[Shown | Picture]:
 
 def cell(row: Mapping[str, Any] | None) -> str:
     """Return a score and its number of items."""
-    return "-" if row is None else f"{row['value']:.4g} ({row['n']})"
+    if row is None:
+        return "-"
+    low, high = digits(row["low"]), digits(row["high"])
+    return f"{digits(row['value'])} ({low} to {high}; {row['n']})"
+
+
+def ends(found: Mapping[str, float]) -> str:
+    """Return a perplexity with its interval and how much was read."""
+    span = f"{found['low']:.2f} to {found['high']:.2f}"
+    return f"{found['value']:.2f} ({span}; {found['documents']} documents)"
 
 
 def percent(share: float | None) -> str:

@@ -37,21 +37,26 @@ def _command_of(process: psutil.Process) -> list[str]:
     return found
 
 
+def orphans(workspace: Workspace) -> list[psutil.Process]:
+    """Return the temporary servers of this project whose run is gone."""
+    return [process for process in psutil.process_iter() if _is_orphan(process, workspace)]
+
+
 def stop_orphans(workspace: Workspace) -> int:
     """Stop temporary Prefect servers that outlived the run they served; return how many.
 
     A run that ends in its own time stops its server; one killed with -9 cannot, and the server
     would write to the project's Prefect database beside the next run's for ever.
     """
-    orphans = [process for process in psutil.process_iter() if _is_orphan(process, workspace)]
-    for process in orphans:
+    found = orphans(workspace)
+    for process in found:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, alive = psutil.wait_procs(orphans, timeout=ORPHAN_SECONDS)
+    _, alive = psutil.wait_procs(found, timeout=ORPHAN_SECONDS)
     for process in alive:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    return len(orphans)
+    return len(found)
 
 
 def _is_orphan(process: psutil.Process, workspace: Workspace) -> bool:

@@ -12,7 +12,7 @@ from flows.spread import spread, task_runner
 from flows.stage import Stage, show, stage
 from modules import presets, tasks
 from modules.config import Config
-from modules.corpus.overlap import OverlapConfig
+from modules.corpus.overlap import OverlapConfig, asked_split
 from modules.files import Progress
 from modules.task import Task, find_split
 from registry import artifacts, versions
@@ -65,22 +65,24 @@ def make_overlap(
     corpus: Artifact,
     chosen: Sequence[Task],
     workers: int,
+    *,
+    data: Path | None = None,
 ) -> Artifact:
-    """Make the table of one corpus."""
-    data = at.workspace.data
+    """Make the table of one corpus; `data` is the folder of the rows, if not the project's."""
+    folder = data or at.workspace.data
 
     def step(out: Path, progress: Progress) -> dict[str, Any]:
         from modules.corpus.overlap import overlap_table
 
         with spread(workers) as here:
             return overlap_table(
-                corpus.path, data, chosen, out, config, spread=here, progress=progress
+                corpus.path, folder, chosen, out, config, spread=here, progress=progress
             )
 
     files = [
-        find_split(task, data, split)
+        find_split(task, folder, split)
         for task in chosen
-        for split in sorted({"test", "train"} & set(task.splits)) or ["test"]
+        for split in sorted({asked_split(task), *({"train"} & set(task.splits))})
     ]
     return at.make(
         Kind.REPORT,

@@ -3,11 +3,14 @@
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
+from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -15,9 +18,31 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from modules.files import Progress as Report
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 UI_SECONDS = 2.0  # between updates of the artifact (each is a request)
+AWAY_SECONDS = 60.0  # without a try after Prefect did not answer
 LOG_SECONDS = 15.0  # between log lines where there is no terminal to draw a bar in
+
+
+class Away:
+    """Remembers that Prefect did not answer, so that pages nobody can see cost no time."""
+
+    until = 0.0  # monotonic time
+
+    def tell(self, what: Callable[[], T]) -> T | None:
+        """Tell Prefect something for its pages, if it is there: no work may fail for want of it."""
+        if time.monotonic() < self.until:
+            return None
+        try:
+            return what()
+        except httpx.HTTPError as error:
+            logger.warning("Prefect does not answer (%s); the work goes on", type(error).__name__)
+            self.until = time.monotonic() + AWAY_SECONDS
+            return None
+
+
+prefect_pages = Away()
 
 
 def _publish(artifact: UUID | None, percent: float, key: str, text: str) -> UUID:
@@ -60,7 +85,8 @@ def reporting(key: str, what: str) -> Iterator[Report]:
             if context is not None and (last or now - shown >= UI_SECONDS):
                 shown = now
                 text = f"{what}: {note}" if note else what
-                artifact = context.copy().run(_publish, artifact, percent, key, text)
+                say = partial(context.copy().run, _publish, artifact, percent, key, text)
+                artifact = prefect_pages.tell(say) or artifact
             if not terminal and now - logged >= LOG_SECONDS:
                 logged = now
                 of = f" of {total:,} ({percent:.0f} %)" if total else ""

@@ -1,54 +1,69 @@
 """promote: register a checkpoint as a model version; make it champion if its scores say so."""
 
-import json
 import logging
-from statistics import mean
 from typing import Any
 
 from prefect import flow
 
 from flows.charts import markdown_table
+from flows.guard import measured
+from flows.lineage_picture import show_lineage
 from flows.stage import Stage, show, stage
-from registry import artifacts, models
+from modules.evaluation.promotion import HEADER, GuardConfig, Judgement, judge, rows_of
+from registry import artifacts, catalogue, models
 from registry.artifacts import Artifact
 from registry.tables import Kind
 
 logger = logging.getLogger(__name__)
 
-GUARD = "bits_per_byte"  # comparable between models of any vocabulary
 CHALLENGER = "challenger"  # alias of the newest version that did not become champion
+FIRST = Judgement(True, "the first version")
 TRIES = 5  # comparisons again after somebody else moved the champion
 
 
 @flow(name="promote", flow_run_name="promote-{model}")
 def promote(
-    model: str = "textmill-sample", checkpoint: str = "checkpoint/sample", force: bool = False
+    model: str = "textmill-sample",
+    checkpoint: str = "checkpoint/sample",
+    force: bool = False,
+    guard: GuardConfig = GuardConfig(),  # noqa: B008 - frozen; the form in the UI
 ) -> dict[str, Any]:
     """Register a checkpoint under a model's name and compare it with the champion.
 
-    The guard is the mean of bits per byte over the language-modelling sets that both were scored
-    on with the same protocol; of tuned checkpoints, the headline score on the whole validation
-    split. A first version becomes champion at once.
+    Each set that both were scored on with the same protocol gives a difference with its interval;
+    the guard says what they must be. A first version becomes champion at once.
 
     Args:
         model: The registered model's name in MLflow.
         checkpoint: What to register: kind/name for the newest, or a fingerprint.
         force: Promote even if the scores are not better.
+        guard: The sets and the score that decide, and how.
 
     Returns:
         {version, champion, decision}.
     """
-    with stage("promote", {"model": model, "checkpoint": checkpoint, "force": force}) as at:
-        return decide(at, model, artifacts.checkout(at.workspace, checkpoint), force=force)
+    config = {"model": model, "checkpoint": checkpoint, "force": force, "guard": guard.model_dump()}
+    with stage("promote", config) as at:
+        found = artifacts.checkout(at.workspace, checkpoint)
+        made = decide(at, model, found, force=force, guard=guard)
+        show_lineage(at, f"{model}/{made['version']}", attach=True)
+        return made
 
 
-def decide(at: Stage, model: str, challenger: Artifact, *, force: bool = False) -> dict[str, Any]:
+def decide(
+    at: Stage,
+    model: str,
+    challenger: Artifact,
+    *,
+    force: bool = False,
+    guard: GuardConfig | None = None,
+) -> dict[str, Any]:
     """Register a checkpoint; make it champion if nobody is, if it is better, or by force.
 
     Raises:
         Conflict: the champion changed in the meantime; compare again.
     """
-    workspace = at.workspace
+    workspace, guard = at.workspace, guard or GuardConfig()
     champion = models.holder(workspace, model)
     known = versions_of(at, model)
     version = known.get(challenger.fingerprint)
@@ -60,24 +75,36 @@ def decide(at: Stage, model: str, challenger: Artifact, *, force: bool = False) 
         decision = f"{model} version {version} is the champion already"
         return {"version": version, "champion": version, "decision": decision}
     holder = next((x for x, number in known.items() if number == champion), None)
-    mine = guard_scores(at, challenger)
-    theirs = guard_scores(at, artifacts.checkout(workspace, holder)) if holder else {}
-    lower = challenger.kind == Kind.CHECKPOINT
-    better, why = judge(mine, theirs, lower=lower)
-    if champion is None:
-        why = "the first version"
-    if champion is None or better or force:
+    found = compare(at, challenger, holder, guard) if holder else FIRST
+    if found.promote or force:
+        why = found.why if found.promote else f"by force; {found.why}"
         models.promote(workspace, model, version, expected=champion, reason=why)
         decision = f"{model} version {version} is the new champion: {why}"
     else:
-        decision = f"{model} version {version} is registered; version {champion} stays: {why}"
-        name_challenger(at, model, version, why)
-    rows = [(task, mine.get(task, ""), theirs.get(task, "")) for task in sorted(mine | theirs)]
-    table = markdown_table(["set", f"version {version}", "champion before"], rows)
-    what = "Bits per byte (lower is better)" if lower else "Validation score (higher is better)"
-    show("promotion", f"# {decision}\n\n{what}\n\n{table}", decision)
+        decision = f"{model} version {version} is registered; version {champion} stays: {found.why}"
+        name_challenger(at, model, version, found.why)
+    show_decision(decision, found, guard)
     now = models.holder(workspace, model)
     return {"version": version, "champion": now, "decision": decision}
+
+
+def compare(at: Stage, challenger: Artifact, holder: str, guard: GuardConfig) -> Judgement:
+    """Judge a challenger by what it and the champion's checkpoint were scored on."""
+    tuned = challenger.kind == Kind.TUNED
+    mine = measured(at, challenger, guard.metric)
+    theirs = measured(at, artifacts.checkout(at.workspace, holder), guard.metric)
+    lower = not tuned and catalogue.LOWER_IS_BETTER.search(guard.metric) is not None
+    unit = "on the validation split" if tuned else guard.metric.replace("_", " ")
+    return judge(mine, theirs, guard, lower_is_better=lower, unit=unit)
+
+
+def show_decision(decision: str, found: Judgement, guard: GuardConfig) -> None:
+    """Show the decision and what it was made on in the Prefect UI."""
+    lower = bool(found.sets) and found.sets[0].lower_is_better
+    better = "lower" if lower else "higher"
+    note = f"Policy: {guard.policy}; {better} is better; differences are challenger - champion."
+    table = markdown_table(HEADER, rows_of(found.sets))
+    show("promotion", f"# {decision}\n\n{note}\n\n{table}", decision)
 
 
 def name_challenger(at: Stage, model: str, version: int, why: str) -> None:
@@ -105,39 +132,3 @@ def versions_of(at: Stage, model: str) -> dict[str, int]:
 def headlines(at: Stage, checkpoint: Artifact) -> dict[str, float]:
     """Return the scores that are shown beside a model version."""
     return {f"{x.task}.{x.metric}": x.value for x in at.scores_of(checkpoint.fingerprint)}
-
-
-def guard_scores(at: Stage, artifact: Artifact) -> dict[str, float]:
-    """Return what a checkpoint is judged by, per set and protocol.
-
-    Of a tuned one: the headline on the whole validation split, of the same rows only.
-    """
-    if artifact.kind == Kind.TUNED:
-        path = artifact.path / "validation.json"
-        if not path.exists():
-            return {}
-        score = json.loads(path.read_text())[0]
-        rows = artifact.inputs.get("task", "")[:12]
-        return {
-            f"{score['task']} {score['metric']} v{score['task_version']} rows {rows}": score[
-                "value"
-            ]
-        }
-    return {
-        f"{score.task} {score.split} v{score.version} {score.protocol}": score.value
-        for score in at.scores_of(artifact.fingerprint)
-        if score.metric == GUARD
-    }
-
-
-def judge(
-    mine: dict[str, float], theirs: dict[str, float], *, lower: bool = True
-) -> tuple[bool, str]:
-    """Say whether the challenger is better on the sets that both have, and why."""
-    common = sorted(set(mine) & set(theirs))
-    if not common:
-        return False, "no set was scored for both with the same protocol"
-    new, old = mean(mine[x] for x in common), mean(theirs[x] for x in common)
-    sign = "<" if new < old else ">" if new > old else "="
-    unit = f"bits per byte over {len(common)} sets" if lower else "on the validation split"
-    return (new < old if lower else new > old), f"{new:.4f} {sign} {old:.4f} {unit}"

@@ -40,6 +40,7 @@ def make_report(
 ) -> Artifact:
     """Write report.json, report.md and report.html from everything a chain made."""
     workspace = at.workspace
+    zero_shot = {task: zero_shot[task] for task in run.zero_shot.tasks}  # the run's order
     made = {
         **{
             f"tuned.{key}": artifacts.look_up(workspace, x["fingerprint"])

@@ -8,6 +8,7 @@ from flows.charts import holds
 from flows.corpus import prepare_corpus
 from flows.evaluate import zero_shot
 from flows.finetune import finetune
+from flows.lineage_picture import show_lineage
 from flows.pretrain import pretrain
 from flows.promote import promote
 from flows.report import make_report, read_tables
@@ -45,6 +46,7 @@ def reproduce(config: RunConfig = presets.SAMPLE) -> dict[str, Any]:
             tuned,
             scores,
         )
+        show_lineage(at, f"{model}/{promoted['version']}")
         return {
             "tables": [made_table(at), *read_tables(report)],
             "notes": promoted["decision"],

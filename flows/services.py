@@ -1,8 +1,8 @@
 """`textmill up`: Prefect server, MLflow server and a worker, supervised until Ctrl-C.
 
-Servers bind to loopback unless told otherwise, and stand behind registry/guard.py. A crashed one is
-started again; Ctrl-C or SIGTERM stops all of them, the worker first so that running flows can write
-their checkpoints.
+Servers bind to loopback unless told otherwise, and stand behind registry/access.py. A crashed one
+is started again; Ctrl-C or SIGTERM stops all of them, the worker first so that running flows can
+write their checkpoints.
 """
 
 import fcntl
@@ -16,18 +16,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.orphans import stop_flow_runs
+from flows.reaper import reaping
 from flows.settings import prefect_settings, services_file
 from flows.supervise import HOST, Service, port_is_free, supervise, wait_for
+from flows.worker import POOL, make_worker, prefect_command, stop_worker
 from modules.files import write_json
-from registry.guard import HOSTS, client_environment, credentials, origins, secret_file
+from registry.access import HOSTS, credentials, origins, secret_file
 from registry.server import server_command
 from registry.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
-POOL = "local"
-WORKER_SECONDS = 3.0  # once its runs are gone it holds nothing; by itself it drains without bound
 
 
 @contextmanager
@@ -49,10 +47,6 @@ def only_one(workspace: Workspace) -> Iterator[None]:
             yield
         finally:
             services_file(workspace).unlink(missing_ok=True)
-
-
-def _prefect(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "prefect", *arguments]
 
 
 @dataclass(frozen=True)
@@ -95,6 +89,7 @@ def make_services(workspace: Workspace, at: Addresses) -> list[Service]:
     environment = prefect_settings(workspace) | {
         "PREFECT_API_URL": api,
         "PREFECT_API_AUTH_STRING": credentials(workspace),
+        "TEXTMILL_POOL": POOL,
         "PREFECT_SERVER_API_PORT": str(at.prefect_port),
         "TEXTMILL_ROOT": str(workspace.root),
     }
@@ -118,13 +113,7 @@ def make_services(workspace: Workspace, at: Addresses) -> list[Service]:
         workspace, store, at.host, at.mlflow_port, at.hosts(at.mlflow_port)
     )
     mlflow = Service("MLflow server", command, mlflow_environment, logs / "mlflow-server.log")
-    worker = Service(
-        "worker",
-        _prefect("worker", "start", "--pool", POOL, "--type", "process"),
-        environment | client_environment(workspace) | {"MLFLOW_TRACKING_URI": tracking},
-        logs / "worker.log",
-    )
-    return [server, mlflow, worker]
+    return [server, mlflow, make_worker(workspace, api, tracking)]
 
 
 def urls(at: Addresses) -> tuple[str, str]:
@@ -154,7 +143,7 @@ def up(
         raise KeyboardInterrupt
 
     previous = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
-    with only_one(workspace):
+    with only_one(workspace), reaping(workspace):
         try:
             say("Starting the Prefect and MLflow servers (half a minute on a small machine) ...")
             server.start()
@@ -182,8 +171,7 @@ def up(
         except KeyboardInterrupt:
             say("Stopping ...")
         finally:
-            stop_flow_runs(worker)
-            worker.stop(WORKER_SECONDS)
+            stop_worker(worker)
             mlflow.stop()
             server.stop()
             for number, handler in previous.items():
@@ -197,8 +185,8 @@ def deploy(workspace: Workspace, environment: dict[str, str]) -> None:
         RuntimeError: Prefect refused; the message holds the end of what it said.
     """
     steps = [
-        _prefect("work-pool", "create", POOL, "--type", "process", "--overwrite"),
-        _prefect(
+        prefect_command("work-pool", "create", POOL, "--type", "process", "--overwrite"),
+        prefect_command(
             "--no-prompt",
             "deploy",
             "--all",
@@ -206,6 +194,7 @@ def deploy(workspace: Workspace, environment: dict[str, str]) -> None:
             str(Path(__file__).with_name("prefect.yaml")),
         ),
     ]
+    steps.append([sys.executable, "-m", "flows.automations"])
     for step in steps:
         done = subprocess.run(
             step,

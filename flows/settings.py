@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from registry.access import client_environment, credentials
 from registry.db import beside, create_database
 from registry.environment import configure
-from registry.guard import client_environment, credentials
 from registry.workspace import Workspace
 
 PREFECT_PORT = 4200

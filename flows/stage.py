@@ -12,21 +12,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 
-from flows.progress import reporting
+from flows.progress import prefect_pages, reporting
+from flows.reaper import reap
 from flows.settings import enter
+from flows.slots import take_slot
 from modules.config import Config
 from modules.files import Progress
-from registry import artifacts, catalogue, tracking
+from registry import artifacts, catalogue, leases, tracking
 from registry.artifacts import Artifact
 from registry.db import reading, write
 from registry.provenance import git_commit
@@ -66,6 +69,7 @@ class Stage:
         self.reused: list[Artifact] = []
         self._lock = threading.RLock()
         self._mlflow_run: str | None = None
+        self._tables: list[str] = []
         flow_run = FlowRunContext.get()
         self.flow_run_id = str(flow_run.flow_run.id) if flow_run and flow_run.flow_run else None
         self._stopping = False
@@ -104,6 +108,7 @@ class Stage:
                     self.workspace.database_url,
                     lambda session: catalogue.note_mlflow_run(session, self.run_id, mlflow_run),
                 )
+                show_link(tracking.page(self.workspace, mlflow_run), f"MLflow run of {self.name}")
             return self._mlflow_run
 
     @property
@@ -139,6 +144,11 @@ class Stage:
             path = Path(folder) / name
             path.write_bytes(picture)
             tracking.log_artifact(self.workspace, self.mlflow_run, path)
+
+    def log_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        """Put rows on this stage's MLflow run as a table its pages show; `name` ends in .json."""
+        tracking.log_table(self.workspace, self.mlflow_run, rows, name, beside=self._tables)
+        self._tables.append(name)
 
     def add_scores(self, artifact: Artifact, scores: Sequence[Mapping[str, Any]]) -> None:
         """Put an artifact's scores into the catalogue (again: no change)."""
@@ -266,8 +276,17 @@ class Stage:
 
 @contextmanager
 def stage(name: str, config: Mapping[str, Any]) -> Iterator[Stage]:
-    """Run a block as a stage; how it ended is recorded whatever happens."""
-    running = Stage(enter(), name, config)
+    """Run a block as a stage; how it ended is recorded whatever happens.
+
+    Raises:
+        Abort: a scheduled run whose time another one has taken; nothing was done.
+    """
+    workspace = enter()
+    if _current.get() is None:
+        take_slot(workspace)
+        reap(workspace)
+        leases.keep_alive(workspace)
+    running = Stage(workspace, name, config)
     token = _current.set(running)
     try:
         yield running
@@ -286,7 +305,15 @@ def stage(name: str, config: Mapping[str, Any]) -> Iterator[Stage]:
         running.parent.reused += running.reused
 
 
+def show_link(address: str | None, description: str) -> None:
+    """Link a page from the flow run in the Prefect UI; nothing where there is no such page."""
+    if address and FlowRunContext.get():
+        link = partial(create_link_artifact, address, key="mlflow-run", description=description)
+        prefect_pages.tell(link)
+
+
 def show(key: str, markdown: str, description: str) -> None:
     """Put a page of Markdown into the Prefect UI, where a flow or task runs."""
     if FlowRunContext.get() or TaskRunContext.get():
-        create_markdown_artifact(markdown, key=key, description=description)
+        page = partial(create_markdown_artifact, markdown, key=key, description=description)
+        prefect_pages.tell(page)

@@ -1,8 +1,8 @@
 """What all studies share: the checkpoint they start from, their report, how they end.
 
-A study is a set of runs that makes one table or figure of the GPT-1 paper:
-study_results.py Tables 2 to 4, study_ablation.py Table 5, study_layers.py Figure 2 left,
-study_heuristics.py Figure 2 right.
+A study is a set of runs that makes tables or figures of a paper. GPT-1: study_results.py Tables 2
+to 4, study_ablation.py Table 5, study_layers.py Figure 2 left, study_heuristics.py Figure 2 right.
+GPT-2: study_zero_shot.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -91,7 +91,7 @@ def finish(
         version=1,
         title=f"report of study {study}",
     )
-    for name in pictures(study, blocks):
+    for name in (*pictures(study, blocks), "report.html"):
         at.attach((report.path / name).read_bytes(), name)
     text = (report.path / "report.md").read_text()
     show(f"study-{study}", text, title)

@@ -147,8 +147,8 @@ def print_checks(checks: Iterable[Any]) -> bool:
     return well
 
 
-def print_models(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Print registered model versions."""
+def print_models(rows: Iterable[Mapping[str, Any]], most: int = 3) -> None:
+    """Print registered model versions, each with at most so many scores."""
     table = Table("model", "version", "alias", "checkpoint", "made", "scores")
     for row in rows:
         scores = [f"{k[6:]} {v}" for k, v in row["tags"].items() if k.startswith("score.")]
@@ -158,9 +158,37 @@ def print_models(rows: Iterable[Mapping[str, Any]]) -> None:
             ", ".join(row["aliases"]),
             row["artifact"],
             f"{row['created']:%Y-%m-%d %H:%M}",
-            "\n".join(x for x in scores if "bits_per_byte" in x or "accuracy" in x),
+            _some([x for x in scores if "bits_per_byte" in x or "accuracy" in x], most),
         )
     console.print(table)
+
+
+def print_history(moves: Iterable[Any]) -> None:
+    """Print every move of an alias, oldest first."""
+    table = Table("when", "who", "alias", "from", "to", "why", "scores then")
+    for move in moves:
+        table.add_row(
+            f"{move.created:%Y-%m-%d %H:%M:%S}",
+            escape(move.who),
+            move.alias,
+            str(move.previous or "-"),
+            str(move.version),
+            escape(move.reason),
+            _scores_then(move.scores),
+        )
+    console.print(table)
+
+
+def _scores_then(scores: Mapping[str, Mapping[str, float]], most: int = 3) -> str:
+    """Return the first few scores, each in a line: set, metric, value."""
+    lines = [f"{' '.join(key.split()[:2])} {x['value']:.4g}" for key, x in scores.items()]
+    return _some(lines, most)
+
+
+def _some(lines: list[str], most: int) -> str:
+    """Return the first few lines, and how many more there are."""
+    more = [f"and {len(lines) - most} more (--json)"] if len(lines) > most else []
+    return "\n".join(lines[:most] + more)
 
 
 def print_ledger(counts: Iterable[Any]) -> None:

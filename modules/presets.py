@@ -5,6 +5,7 @@ Sizes are the papers' (GPT-1 paper, section 4.1; GPT-2 paper, Table 2; heads fro
 
 from typing import TypeVar
 
+from modules import tasks
 from modules.corpus.crawl import FetchConfig
 from modules.corpus.dedup import DedupConfig
 from modules.corpus.extract import ExtractConfig
@@ -12,6 +13,7 @@ from modules.corpus.links import LinksConfig
 from modules.corpus.recipe import CleanConfig, FilterConfig
 from modules.model.config import GPTConfig, LSTMConfig
 from modules.run import (
+    ContinueConfig,
     CorpusConfig,
     FinetuneConfig,
     FinetuneRun,
@@ -22,6 +24,7 @@ from modules.run import (
     ZeroShotConfig,
     ZeroShotRun,
 )
+from modules.task import FINETUNE_FORMATS
 from modules.training.config import GPT1_OPTIM, OptimConfig
 from modules.training.tuning_config import GPT1_FINETUNE_OPTIM
 
@@ -212,6 +215,14 @@ SAMPLE = RunConfig(
         | dict.fromkeys(("translation_en_fr", "translation_fr_en"), 40),
     ),
 )
+SAMPLE_CONTINUED = ContinueConfig(
+    name="sample",
+    pretrain=SAMPLE.pretrain.but(
+        optim=SAMPLE.pretrain.optim.but(lr=0.002),  # a fifth: the weights are good already
+        max_steps=300,
+    ),
+    zero_shot=SAMPLE.zero_shot,
+)
 
 # --- studies of GPT-1 on seven sets (2 cores, an hour each): `textmill study NAME` ---------------
 
@@ -264,6 +275,12 @@ STUDY_LSTM = STUDY.but(
         max_steps=1500,
     ),
 )
+
+# --- study zero-shot: GPT-2's tables, and its figures against size -------------------------------
+
+EVERY_ZERO_SHOT = tuple(n for n, task in tasks.TASKS.items() if task.format not in FINETUNE_FORMATS)
+# The sample's own checkpoint, asked every benchmark whose rows are there, all of them.
+ZERO_SHOT = SAMPLE.but(name="zero-shot", zero_shot=ZeroShotRun(tasks=EVERY_ZERO_SHOT))
 
 TINY = SAMPLE.but(
     name="tiny",
@@ -343,6 +360,7 @@ GPT2_MEDIUM_RUN = _gpt2("gpt2-medium", GPT2_MEDIUM, 3e-4)  # GPT-3 paper, Table 
 GPT2_LARGE_RUN = _gpt2("gpt2-large", GPT2_LARGE, 2.5e-4)  # GPT-3 paper, Table 2.1: 760M
 GPT2_XL_RUN = _gpt2("gpt2-xl", GPT2_XL, 2e-4)  # GPT-3 paper, Table 2.1: 1.3B
 
+
 RUNS = {
     run.name: run
     for run in (
@@ -350,6 +368,7 @@ RUNS = {
         SAMPLE_LSTM,
         STUDY,
         STUDY_LSTM,
+        ZERO_SHOT,
         TINY,
         TINY_LSTM,
         GPT1,
@@ -361,6 +380,27 @@ RUNS = {
         GPT2_XL_RUN,
     )
 }
+
+
+SHAPES = {  # run -> layers and width of its model's other sizes
+    "sample": ((1, 32), (2, 64)),
+    "zero-shot": ((1, 32), (2, 64)),
+    "tiny": ((1, 16),),
+}
+
+
+def sizes(run: RunConfig) -> tuple[RunConfig, ...]:
+    """Return the runs of a model's other sizes, all else the same; those of gpt2 have own rates."""
+    if run.name == GPT2.name:
+        return GPT2_MEDIUM_RUN, GPT2_LARGE_RUN, GPT2_XL_RUN
+    return tuple(_sized(run, *shape) for shape in SHAPES.get(run.name, ()))
+
+
+def _sized(run: RunConfig, layers: int, width: int) -> RunConfig:
+    """Return a run with another size of model."""
+    model = run.pretrain.model.but(n_layer=layers, n_embd=width, n_head=max(1, width // 64))
+    pretrain = run.pretrain.but(model=model.model_dump())
+    return run.but(name=f"{run.name}-{layers}x{width}", pretrain=pretrain)
 
 
 def get(name: str) -> RunConfig:

@@ -223,6 +223,19 @@ class ZeroShotRun(Config):
         return self.settings.but(limit=self.limits.get(task, self.settings.limit))
 
 
+class ContinueConfig(Config):
+    """How a champion goes on with new tokens."""
+
+    name: str
+    """The model is textmill-NAME, and so are its checkpoints."""
+    corpus: str = ""
+    """Name of the tokens; empty: as the model."""
+    pretrain: PretrainConfig
+    """How long and at which rate; its model is the champion's, whatever stands here."""
+    zero_shot: ZeroShotRun
+    """What the new checkpoint is scored on."""
+
+
 class RunConfig(Config):
     """A whole chain, from link dumps to a registered and scored model."""
 
@@ -251,6 +264,7 @@ class RunConfig(Config):
 
 
 __all__ = [
+    "ContinueConfig",
     "CorpusConfig",
     "FinetuneConfig",
     "FinetuneRun",

@@ -1,11 +1,10 @@
 """What MLflow can be told: runs and their numbers, model versions, aliases."""
 
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry import artifacts, catalogue, db, projection, served
+from registry import artifacts, card, catalogue, db, projection, served
 from registry.tables import ModelVersion
 from registry.workspace import Workspace
 
@@ -111,12 +110,21 @@ def register(ws: Workspace, client: "MlflowClient", payload: dict[str, Any]) -> 
 
 def alias(ws: Workspace, client: "MlflowClient", payload: dict[str, Any]) -> None:
     """Set an alias to what the catalogue says now, whatever it was when this was noted."""
+    told = None
+    while (row := _holder(ws, payload)) != told:  # moved while it was told: tell that as well
+        name, number = row
+        client.set_registered_model_alias(name, payload["alias"], str(number))
+        told = row
+
+
+def _holder(ws: Workspace, payload: dict[str, Any]) -> tuple[str, int]:
+    """Return who holds an alias: the model's name and MLflow's number of the version."""
     with db.reading(ws.database_url) as session:
         row = catalogue.find_alias(session, payload["name"], payload["alias"])
     assert row is not None, "aliases move, they do not go away"
     if row.mlflow_version is None:
         raise ConnectionError(f"mlflow does not know {row.name} version {row.version} yet")
-    client.set_registered_model_alias(row.name, payload["alias"], str(row.mlflow_version))
+    return row.name, row.mlflow_version
 
 
 def _known_version(client: "MlflowClient", name: str, fingerprint: str) -> "MlflowVersion | None":
@@ -128,18 +136,28 @@ def _known_version(client: "MlflowClient", name: str, fingerprint: str) -> "Mlfl
 
 
 def _new_version(ws: Workspace, client: "MlflowClient", payload: dict[str, Any]) -> "MlflowVersion":
-    """Save the checkpoint as a pyfunc model under its run, and make a version of it."""
+    """Package the checkpoint and make a version of it whose weights stay in DVC.
+
+    MLflow checks local and server-side sources against the run's folder; of any other scheme it
+    asks only that the path has no relative parts, and leaves it to the scheme's repository.
+    """
     checkpoint = artifacts.checkout(ws, payload["fingerprint"])
     run = run_id(ws, payload["run"])
+    text = card.write(ws, payload["name"], payload["version"])
+    model = served.package(ws, payload["name"], checkpoint, text)
     place = f"models/{payload['name']}/{payload['version']}"  # a run may make several models
-    with tempfile.TemporaryDirectory(dir=ws.state) as folder:
-        model = Path(folder) / "model"
-        served.save(checkpoint, model)
-        client.log_artifacts(run, str(model), place)
-    source = f"{client.get_run(run).info.artifact_uri}/{place}"
-    tags = {FINGERPRINT: payload["fingerprint"], "textmill.version": str(payload["version"])}
+    client.log_text(run, text, f"{place}/{served.CARD}")
+    tags = {
+        FINGERPRINT: payload["fingerprint"],
+        "textmill.version": str(payload["version"]),
+        "textmill.model": model.reference,
+    }
     return client.create_model_version(
-        payload["name"], source=source, run_id=run, tags=payload["tags"] | tags
+        payload["name"],
+        source=served.source(model),
+        run_id=run,
+        tags=payload["tags"] | tags,
+        description=card.shortened(text),
     )
 
 

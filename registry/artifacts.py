@@ -2,7 +2,8 @@
 
 An artifact becomes permanent in four steps, each of which may be the last before a kill:
 write the manifest and flush; rename to the final name; snapshot and push to the storage, every
-object hashed there again; add the catalogue row. `find` continues from wherever that stopped.
+object hashed there again and a record beside them; add the catalogue row. `find` continues from
+wherever that stopped.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from registry import catalogue, db, manifests, provenance, references, tables, versions
+from registry import catalogue, db, manifests, provenance, records, references, tables, versions
 from registry.files import (
     BusyError,
     canonical,
@@ -25,6 +26,7 @@ from registry.files import (
     locked,
     move_aside,
 )
+from registry.objects import Progress, silent
 from registry.tables import Kind
 from registry.workspace import Workspace
 
@@ -49,6 +51,7 @@ class Artifact:
     dvc_md5: str
     created: datetime
     run_id: str | None
+    removed: bool = False  # gc gave its bytes up
 
     @property
     def reference(self) -> str:
@@ -156,7 +159,7 @@ def find(
         row = catalogue.find_artifact(session, fingerprint)
         known = None if row is None else _from_row(ws, row)
         manifest = None if row is None else row.manifest
-    if known is not None and manifest is not None:
+    if known is not None and manifest is not None and not known.removed:
         if known.kind != kind:
             raise ValueError(f"{fingerprint[:DIGITS]} is {known.kind}, not {kind}")
         _bring(ws, known, manifest, verify=verify)
@@ -164,7 +167,9 @@ def find(
     return _adopt(ws, Kind(kind), fingerprint)
 
 
-def checkout(ws: Workspace, reference: str, *, verify: bool = True) -> Artifact:
+def checkout(
+    ws: Workspace, reference: str, *, verify: bool = True, progress: Progress = silent
+) -> Artifact:
     """Bring an artifact's bytes here, verified.
 
     A reference is model@alias ("textmill-sample@champion"), model/version ("textmill-sample/3"),
@@ -176,7 +181,9 @@ def checkout(ws: Workspace, reference: str, *, verify: bool = True) -> Artifact:
     with db.reading(ws.database_url) as session:
         row = references.find(session, reference)
         artifact, manifest = _from_row(ws, row), row.manifest
-    _bring(ws, artifact, manifest, verify=verify)
+    if artifact.removed:
+        raise ValueError(f"{artifact.reference} was removed by gc: run its flow again to make it")
+    _bring(ws, artifact, manifest, verify=verify, progress=progress)
     return artifact
 
 
@@ -204,13 +211,15 @@ def _complete(ws: Workspace, final: Path, run_id: str | None) -> Artifact:
     manifest = manifests.read(final)
     assert manifest is not None, f"{final} has no manifest"
     version = versions.snapshot(ws, final)
-    versions.push(ws, version)
+    versions.push(ws, version.md5)
     inputs = {
         role: entry.get("artifact") or entry["data"] for role, entry in manifest["inputs"].items()
     }
 
-    def add(session: Any) -> Artifact:
-        row = tables.Artifact(
+    created = tables.now()
+
+    def row() -> tables.Artifact:
+        return tables.Artifact(
             **{key: manifest[key] for key in ("kind", "name", "fingerprint", "config", "counts")},
             **{key: manifest[key] for key in ("code_version", "git_commit", "data_version")},
             manifest=manifest,
@@ -218,11 +227,17 @@ def _complete(ws: Workspace, final: Path, run_id: str | None) -> Artifact:
             n_files=version.n_files,
             dvc_md5=version.md5,
             dvc_file=version.dvc_file,
+            created=created,
             run_id=run_id,
         )
-        return _from_row(ws, catalogue.add_artifact(session, row, inputs))
 
-    return db.write(ws.database_url, add)
+    with db.reading(ws.database_url) as session:
+        record = records.of_artifact(session, row())
+    records.put(ws, records.address(manifest["kind"], manifest["name"], row().fingerprint), record)
+    return db.write(
+        ws.database_url,
+        lambda session: _from_row(ws, catalogue.add_artifact(session, row(), inputs)),
+    )
 
 
 def _from_row(ws: Workspace, row: tables.Artifact) -> Artifact:
@@ -243,10 +258,18 @@ def _from_row(ws: Workspace, row: tables.Artifact) -> Artifact:
         dvc_md5=row.dvc_md5,
         created=row.created,
         run_id=row.run_id,
+        removed=row.removed is not None,
     )
 
 
-def _bring(ws: Workspace, artifact: Artifact, manifest: dict[str, Any], *, verify: bool) -> None:
+def _bring(
+    ws: Workspace,
+    artifact: Artifact,
+    manifest: dict[str, Any],
+    *,
+    verify: bool,
+    progress: Progress = silent,
+) -> None:
     """See that an artifact's folder is here and sound, restoring it if not."""
     if not manifests.damage(artifact.path, manifest, verify=verify):
         return
@@ -257,7 +280,7 @@ def _bring(ws: Workspace, artifact: Artifact, manifest: dict[str, Any], *, verif
         if artifact.path.exists():
             aside = move_aside(artifact.path, "damaged")
             log.warning("%s: %s; moved to %s, restoring", artifact.reference, damage, aside.name)
-        versions.restore(ws, artifact.dvc_md5, artifact.path)
+        versions.restore(ws, artifact.dvc_md5, artifact.path, progress)
         if damage := manifests.damage(artifact.path, manifest, verify=True):
             raise versions.StorageError(f"{artifact.reference} as restored: {damage}")
 

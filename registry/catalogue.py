@@ -4,13 +4,13 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session, aliased, joinedload
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session, aliased, joinedload, load_only
 
 from registry import tables
 from registry.files import canonical
@@ -18,7 +18,7 @@ from registry.provenance import process_started, this_host
 from registry.tables import Alias, Lineage, ModelVersion, Run, Score, Status, now
 
 LOWER_IS_BETTER = re.compile(r"perplexity|ppl|loss|bits_per|bpb|bpc|error")
-STALE = timedelta(minutes=2)  # without a heartbeat on another host, a run counts as dead
+STALE = timedelta(seconds=30)  # without a heartbeat on another host, a run counts as dead
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,23 @@ def match_artifacts(
     session: Session, prefix: str, *, kind: str | None = None, name: str | None = None
 ) -> list[tables.Artifact]:
     """Return the artifacts whose fingerprint begins so, newest first."""
-    query = select(tables.Artifact).where(
-        tables.Artifact.fingerprint.startswith(prefix, autoescape=True)
-    )
+    begins = tables.Artifact.fingerprint
+    query = select(tables.Artifact).where(begins.startswith(prefix, autoescape=True))
+    if prefix and set(prefix) <= set("0123456789abcdef"):  # LIKE alone would read every row
+        query = query.where(begins >= prefix, begins < prefix + "g")
     return list(session.scalars(_narrow(query, kind, name)))
 
 
 def list_artifacts(
-    session: Session, *, kind: str | None = None, name: str | None = None, limit: int = 1000
+    session: Session, *, kind: str | None = None, name: str | None = None, limit: int | None = 1000
 ) -> list[tables.Artifact]:
     """Return artifacts, newest first."""
     return list(session.scalars(_narrow(select(tables.Artifact), kind, name).limit(limit)))
+
+
+def count_artifacts(session: Session) -> int:
+    """Count all artifacts."""
+    return session.scalar(select(func.count()).select_from(tables.Artifact)) or 0
 
 
 def _narrow(query: Any, kind: str | None, name: str | None) -> Any:
@@ -94,6 +100,7 @@ def add_artifact(
 
 def _replace_bytes(row: tables.Artifact, remade: tables.Artifact) -> None:
     """Point a row at bytes that were made again."""
+    row.removed = None
     if row.dvc_md5 == remade.dvc_md5:
         return
     for column in ("counts", "manifest", "size", "n_files", "dvc_md5", "dvc_file"):
@@ -110,6 +117,18 @@ def ancestors(session: Session, fingerprint: str) -> list[Edge]:
 def descendants(session: Session, fingerprint: str) -> list[Edge]:
     """Return everything made from an artifact, nearest first."""
     return _walk(session, fingerprint, upwards=False)
+
+
+def children(session: Session, fingerprint: str, kind: str) -> list[tables.Artifact]:
+    """Return the artifacts of one kind made directly from an artifact, newest first."""
+    parent = aliased(tables.Artifact)
+    query = (
+        select(tables.Artifact)
+        .join(Lineage, Lineage.child_id == tables.Artifact.id)
+        .join(parent, Lineage.parent_id == parent.id)
+        .where(parent.fingerprint == fingerprint)
+    )
+    return list(session.scalars(_narrow(query, kind, None)).unique())
 
 
 def _walk(session: Session, fingerprint: str, *, upwards: bool) -> list[Edge]:
@@ -157,11 +176,25 @@ def find_alias(session: Session, name: str, alias: str) -> ModelVersion | None:
     return None if row is None else find_model(session, name, row.version)
 
 
-def list_models(session: Session, name: str | None = None) -> list[ModelVersion]:
-    """Return model versions by name, newest first."""
-    query = select(ModelVersion).options(joinedload(ModelVersion.artifact))
+def list_models(
+    session: Session, name: str | None = None, *, current: bool = False
+) -> list[ModelVersion]:
+    """Return model versions by name, newest first; of their artifacts only the names.
+
+    With `current` only each model's newest version and those under an alias.
+    """
+    artifact = tables.Artifact
+    named = load_only(artifact.kind, artifact.name, artifact.fingerprint)  # manifests are large
+    query = select(ModelVersion).options(joinedload(ModelVersion.artifact).options(named))
     if name is not None:
         query = query.where(ModelVersion.name == name)
+    if current:
+        other = aliased(ModelVersion)
+        newest = select(func.max(other.version)).where(other.name == ModelVersion.name)
+        held = select(Alias).where(
+            Alias.name == ModelVersion.name, Alias.version == ModelVersion.version
+        )
+        query = query.where(or_(ModelVersion.version == newest.scalar_subquery(), held.exists()))
     return list(session.scalars(query.order_by(ModelVersion.name, ModelVersion.version.desc())))
 
 
@@ -242,6 +275,16 @@ def leaderboard(
     return sorted(session.scalars(query), key=order)
 
 
+def unscored(
+    session: Session, kind: str, tasks: Sequence[str], *, limit: int
+) -> list[tables.Artifact]:
+    """Return the artifacts of a kind that lack a score on any of the tasks, newest first."""
+    mine = Score.artifact_id == tables.Artifact.id, Score.task.in_(tasks)
+    known = select(func.count(Score.task.distinct())).where(*mine).scalar_subquery()
+    query = _narrow(select(tables.Artifact).where(known < len(set(tasks))), kind, None)
+    return list(session.scalars(query.limit(limit)))
+
+
 # Runs
 
 
@@ -283,9 +326,18 @@ def note_mlflow_run(session: Session, run_id: str, mlflow_run_id: str) -> None:
     _run(session, run_id).mlflow_run_id = mlflow_run_id
 
 
-def heartbeat(session: Session, run_id: str) -> None:
-    """Say that a run lives; for hosts that cannot see its process."""
-    _run(session, run_id).heartbeat = now()
+def heartbeat(session: Session) -> None:
+    """Say that this process lives, for hosts that cannot see it; by the database's clock."""
+    ours = {"host": this_host(), "pid": os.getpid(), "status": Status.RUNNING}
+    session.execute(update(Run).filter_by(**ours).values(heartbeat=clock(session)))
+
+
+def clock(session: Session) -> datetime:
+    """Return the time that all hosts agree on: PostgreSQL's, or this host's with SQLite."""
+    if session.get_bind().dialect.name == "postgresql":
+        told: datetime = session.scalars(select(func.clock_timestamp())).one()
+        return told
+    return now()
 
 
 def finish_run(session: Session, run_id: str, status: Status, detail: str = "") -> None:
@@ -307,10 +359,27 @@ def list_runs(
     return list(session.scalars(query))
 
 
+def made_by(session: Session, run_id: str) -> list[str]:
+    """Return the fingerprints of what a run and all runs below it made, oldest first."""
+    found, frontier = [run_id], [run_id]
+    while frontier:
+        frontier = list(session.scalars(select(Run.id).where(Run.parent_id.in_(frontier))))
+        found += frontier
+    made = select(tables.Artifact.fingerprint).where(tables.Artifact.run_id.in_(found))
+    return list(session.scalars(made.order_by(tables.Artifact.id)))
+
+
 def interrupted_runs(session: Session, stale: timedelta = STALE) -> list[Run]:
     """Return the runs that say RUNNING though their process is gone."""
     running = session.scalars(select(Run).where(Run.status == Status.RUNNING))
-    return [run for run in running if _is_dead(run, stale)]
+    before = clock(session) - stale
+    return [run for run in running if _is_dead(run, before)]
+
+
+def is_running(session: Session, flow_run_id: str) -> bool:
+    """Tell whether a flow run has a step that runs."""
+    query = select(Run.id).where(Run.flow_run_id == flow_run_id, Run.status == Status.RUNNING)
+    return session.scalars(query.limit(1)).first() is not None
 
 
 def reap_runs(session: Session, stale: timedelta = STALE) -> list[Run]:
@@ -330,8 +399,8 @@ def _run(session: Session, run_id: str) -> Run:
     return run
 
 
-def _is_dead(run: Run, stale: timedelta) -> bool:
+def _is_dead(run: Run, before: datetime) -> bool:
     """Say whether a running run's process is gone: by pid here, by heartbeat elsewhere."""
     if run.host == this_host():
         return process_started(run.pid) != run.pid_started
-    return now() - run.heartbeat > stale
+    return run.heartbeat < before

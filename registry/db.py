@@ -146,14 +146,14 @@ def write(address: str, work: Callable[[Session], T]) -> T:
             with Session(engine(address), expire_on_commit=False) as session, session.begin():
                 return work(session)
         except DBAPIError as error:
-            if not _lost_a_race(error) or attempt == ATTEMPTS:
+            if not lost_a_race(error) or attempt == ATTEMPTS:
                 raise
             log.info("transaction lost a race, try %d of %d", attempt + 1, ATTEMPTS)
             time.sleep(random.uniform(0, 0.05 * 2**attempt))
     raise AssertionError("the loop returns or raises")
 
 
-def _lost_a_race(error: DBAPIError) -> bool:
+def lost_a_race(error: DBAPIError) -> bool:
     """Say whether running the same transaction again can succeed."""
     if getattr(error.orig, "sqlstate", None) in RACES:
         return True

@@ -7,7 +7,8 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,12 +70,18 @@ def fsync(path: Path) -> None:
         os.close(fd)
 
 
+def fsync_all(paths: Iterable[Path]) -> None:
+    """Make many files or directories durable; side by side, for they share the disk's commits."""
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(fsync, paths))
+
+
 def fsync_tree(root: Path) -> None:
-    """Make a whole directory durable, deepest names first."""
-    for directory, _, files in os.walk(root, topdown=False):
-        for name in files:
-            fsync(Path(directory) / name)
-        fsync(Path(directory))
+    """Make a whole directory durable: its files, then the names of them, deepest first."""
+    walk = [(Path(folder), files) for folder, _, files in os.walk(root, topdown=False)]
+    fsync_all(folder / name for folder, files in walk for name in files)
+    for folder, _ in walk:
+        fsync(folder)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from mlflow.server.fastapi_app import app as mlflow_app
 
-from registry.guard import Guard, allowed_hosts, credentials
+from registry.access import Guard, allowed_hosts, credentials
 from registry.workspace import Workspace
 
 

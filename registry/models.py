@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from registry import artifacts, catalogue, db, outbox, projection
 from registry.artifacts import Artifact
 from registry.files import check_name
-from registry.provenance import git_commit
-from registry.tables import Alias, AliasMove, Kind, ModelVersion, now
+from registry.provenance import git_commit, this_user
+from registry.tables import Alias, AliasMove, Kind, ModelVersion, Score, now
 from registry.versions import data_version
 from registry.workspace import Workspace
 
@@ -34,6 +35,7 @@ def register(
     *,
     tags: Mapping[str, str] | None = None,
     scores: Mapping[str, float] | None = None,
+    number: int | None = None,
 ) -> int:
     """Make a checkpoint a version of a model and return its number; the same one gets the same.
 
@@ -44,6 +46,7 @@ def register(
         run_id: the MLflow run that made it.
         tags: more tags for MLflow's page.
         scores: headline numbers; they become tags "score.<name>".
+        number: the version's number elsewhere, taken here too if it is free.
 
     Raises:
         ValueError: not a checkpoint, or a bad name.
@@ -68,6 +71,8 @@ def register(
             return known.version
         newest = select(func.max(ModelVersion.version)).where(ModelVersion.name == name)
         version = (session.execute(newest).scalar() or 0) + 1
+        if number is not None and catalogue.find_model(session, name, number) is None:
+            version = number
         session.add(ModelVersion(name=name, version=version, artifact_id=row.id, tags=described))
         payload = {
             "name": name,
@@ -95,6 +100,9 @@ def promote(
 ) -> None:
     """Move an alias to a version, if it still stands where the caller saw it.
 
+    The move, its history and the note for MLflow are one transaction. A version that holds the
+    alias already keeps it, and the history does not grow.
+
     Args:
         ws: the workspace.
         name: the model's name.
@@ -109,51 +117,87 @@ def promote(
     """
 
     def move(session: Session) -> None:
-        if catalogue.find_model(session, name, version) is None:
+        model = catalogue.find_model(session, name, version)
+        if model is None:
             there = [row.version for row in catalogue.list_models(session, name)]
             raise ValueError(f"model {name} has no version {version}; it has {there}")
         row = session.get(Alias, (name, alias), with_for_update=True)
         holder = None if row is None else row.version
         if holder != expected:
             raise Conflict(
-                f"{name}@{alias} is version {holder}, not {expected}: compare again with that one"
+                f"{name}@{alias} is version {holder}, not {expected}: somebody moved it in the "
+                "meantime, and nothing was changed; compare again with that one"
             )
-        _move(session, row, name, alias, version, reason)
+        if holder != version:
+            _move(session, row, model, alias, reason)
 
-    db.write(ws.database_url, move)
+    try:
+        db.write(ws.database_url, move)
+    except DBAPIError as error:
+        if not db.lost_a_race(error):
+            raise
+        raise Conflict(
+            f"{name}@{alias} is being moved by many at once, and nothing was changed; compare again"
+        ) from None
     projection.replay_outbox(ws, topic=name)
 
 
 def _move(
-    session: Session, row: Alias | None, name: str, alias: str, version: int, reason: str
+    session: Session, row: Alias | None, model: ModelVersion, alias: str, reason: str
 ) -> None:
     """Write the alias, its history and what MLflow must be told."""
-    previous = None if row is None else row.version
+    name, version, previous = model.name, model.version, None if row is None else row.version
     if row is None:
         session.add(Alias(name=name, alias=alias, version=version))
     else:
         row.version, row.updated = version, now()
-    moved = AliasMove(name=name, alias=alias, version=version, previous=previous, reason=reason)
-    session.add(moved)
+    session.add(
+        AliasMove(
+            name=name,
+            alias=alias,
+            version=version,
+            previous=previous,
+            reason=reason,
+            who=this_user(),
+            scores=_known_scores(session, model),
+        )
+    )
     outbox.enqueue(session, projection.SYSTEM, "alias", name, {"name": name, "alias": alias})
 
 
-def rollback(ws: Workspace, name: str, *, reason: str, alias: str = CHAMPION) -> int:
-    """Give an alias back to the holder before this one, and return that version.
+def _known_scores(session: Session, model: ModelVersion) -> dict[str, dict[str, Any]]:
+    """Return what the catalogue says of a version's scores at this moment."""
+    found = session.scalars(select(Score).where(Score.artifact_id == model.artifact_id))
+    return {
+        f"{row.task} {row.metric} {row.split} v{row.version} {row.protocol}": {
+            "value": row.value,
+            "low": row.low,
+            "high": row.high,
+        }
+        for row in found
+    }
+
+
+def rollback(
+    ws: Workspace, name: str, *, reason: str, to: int | None = None, alias: str = CHAMPION
+) -> int:
+    """Give an alias back to the holder before this one (or to version `to`), and return that.
 
     Raises:
-        ValueError: there was none before.
+        ValueError: there was none before, or it is the holder already.
         Conflict: the alias was moved in the meantime.
     """
     held: list[int] = []  # who held it and was not rolled back
     for move in history(ws, name, alias=alias):
-        if move.reason.startswith(ROLLBACK):
-            held.pop()
+        if move.reason.startswith(ROLLBACK) and move.version in held:
+            del held[len(held) - held[::-1].index(move.version) :]
         else:
             held.append(move.version)
-    if len(held) < 2:
+    if len(held) < (2 if to is None else 1):
         raise ValueError(f"{name}@{alias} has no earlier version to go back to")
-    current, before = held[-1], held[-2]
+    current, before = held[-1], held[-2] if to is None else to
+    if current == before:
+        raise ValueError(f"{name}@{alias} is version {before} already: nothing to roll back")
     promote(ws, name, before, expected=current, reason=ROLLBACK + reason, alias=alias)
     return before
 
@@ -165,15 +209,22 @@ def holder(ws: Workspace, name: str, alias: str = CHAMPION) -> int | None:
         return None if row is None else row.version
 
 
-def history(ws: Workspace, name: str, *, alias: str = CHAMPION) -> list[AliasMove]:
-    """Return every move of an alias, oldest first."""
-    query = select(AliasMove).filter_by(name=name, alias=alias).order_by(AliasMove.id)
+def history(ws: Workspace, name: str, *, alias: str | None = CHAMPION) -> list[AliasMove]:
+    """Return every move of an alias (None: of all aliases), oldest first."""
+    query = select(AliasMove).where(AliasMove.name == name).order_by(AliasMove.id)
+    if alias is not None:
+        query = query.where(AliasMove.alias == alias)
     with db.reading(ws.database_url) as session:
         return list(session.scalars(query))
 
 
-def list_models(ws: Workspace, name: str | None = None) -> list[dict[str, Any]]:
-    """Return model versions, newest first, with their aliases and tags."""
+def list_models(
+    ws: Workspace, name: str | None = None, *, current: bool = False
+) -> list[dict[str, Any]]:
+    """Return model versions, newest first, with their aliases and tags.
+
+    With `current` only each model's newest version and those under an alias.
+    """
     with db.reading(ws.database_url) as session:
         aliases: dict[tuple[str, int], list[str]] = {}
         for row in catalogue.list_aliases(session, name):
@@ -190,7 +241,7 @@ def list_models(ws: Workspace, name: str | None = None) -> list[dict[str, Any]]:
                 "created": model.created,
                 "tags": model.tags,
             }
-            for model in catalogue.list_models(session, name)
+            for model in catalogue.list_models(session, name, current=current)
         ]
 
 

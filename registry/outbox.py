@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from registry.tables import Outbox
+from registry.tables import Outbox, now
 
 
 def enqueue(
@@ -32,3 +32,10 @@ def count_pending(session: Session, system: str) -> int:
     """Count what a system has not been told yet."""
     query = select(func.count()).where(Outbox.system == system, Outbox.done.is_(None))
     return session.execute(query).scalar_one()
+
+
+def mark_done(session: Session, row_id: int) -> None:
+    """Note that the other system has been told."""
+    row = session.get(Outbox, row_id)
+    assert row is not None, "rows are never removed"
+    row.done, row.attempts = now(), row.attempts + 1

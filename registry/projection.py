@@ -44,7 +44,7 @@ def client(ws: Workspace) -> "MlflowClient":
     """Return a client of the workspace's MLflow, creating its database on first use."""
     configure(ws)
     if not is_server(ws.tracking_uri):
-        _create_store(ws)
+        create_store(ws)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=ws.tracking_uri, registry_uri=ws.tracking_uri)
@@ -100,8 +100,9 @@ def replay_outbox(
     """
     told = 0
     try:
-        with locked(ws.state / "locks" / "outbox.lock", wait=topic is not None, seconds=10):
-            told = _replay(ws, topic, limit, time.monotonic() + seconds)
+        if not _is_silent(ws):
+            with locked(ws.state / "locks" / "outbox.lock", wait=topic is not None, seconds=10):
+                told = _replay(ws, topic, limit, time.monotonic() + seconds)
     except BusyError as error:
         log.info("the outbox is being replayed: %s", error)
     with db.reading(ws.database_url) as session:
@@ -209,7 +210,7 @@ def is_server(tracking: str) -> bool:
 
 
 @cache
-def _create_store(ws: Workspace) -> None:
+def create_store(ws: Workspace) -> None:
     """Create or upgrade MLflow's own database, once, under a lock.
 
     Parallel first starts fail otherwise, and a kill would leave half the tables: it is made under

@@ -1,5 +1,6 @@
 """What made a thing: the code, the libraries, the process."""
 
+import getpass
 import os
 import socket
 import subprocess
@@ -37,6 +38,15 @@ def git_commit(root: Path) -> str:
 def this_host() -> str:
     """Return this machine's name."""
     return socket.gethostname()
+
+
+def this_user() -> str:
+    """Return who runs this process, as user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = str(os.getuid())
+    return f"{user}@{this_host()}"
 
 
 def process_started(pid: int) -> int | None:

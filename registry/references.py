@@ -2,10 +2,11 @@
 
 import re
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry import catalogue
-from registry.tables import Artifact, Kind
+from registry.tables import Alias, Artifact, Kind, ModelVersion
 
 KINDS = {kind.value for kind in Kind}
 SHOWN = 12  # lines of "what there is" in an error
@@ -70,8 +71,11 @@ def _only(session: Session, text: str, found: list[Artifact]) -> Artifact:
 
 def _offer(session: Session) -> str:
     """List what could have been meant."""
-    models = [f"{row.name}@{row.alias}" for row in catalogue.list_aliases(session)]
-    models += [f"{row.name}/{row.version}" for row in catalogue.list_models(session)]
+    aliases = select(Alias.name, Alias.alias).order_by(Alias.name, Alias.alias).limit(SHOWN)
+    models = [f"{name}@{alias}" for name, alias in session.execute(aliases)]
+    versions = select(ModelVersion.name, ModelVersion.version).limit(SHOWN)
+    newest = versions.order_by(ModelVersion.name, ModelVersion.version.desc())
+    models += [f"{name}/{version}" for name, version in session.execute(newest)]
     rows = [_name(row) for row in catalogue.list_artifacts(session, limit=SHOWN)]
     there = (models[:SHOWN] + rows)[: 2 * SHOWN]
     return "There is: " + ", ".join(there) if there else "The catalogue is empty: run a flow first"

@@ -1,14 +1,28 @@
-"""What MLflow serves: a checkpoint or tuned checkpoint as a pyfunc model, code by file."""
+"""What MLflow serves: a checkpoint or tuned checkpoint as a pyfunc model, code by file.
+
+What MLflow needs beside the weights (MLmodel, the code, signature, example, the model's card) is
+a small artifact of its own, made from the checkpoint. The weights stay where they are: a model
+version's source is `dvc:///model/NAME/FINGERPRINT`, and registry/dvc_repository.py shows both as
+one folder.
+"""
 
 import json
+import logging
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from registry.artifacts import Artifact
+from registry import artifacts
+from registry.artifacts import DIGITS, Artifact
 from registry.tables import Kind
+from registry.workspace import Workspace
 
 PACKAGES = ("torch", "safetensors", "tiktoken", "mlflow", "pandas", "pydantic", "zstandard")
+WEIGHTS = "checkpoint"  # the role of the weights in a model's lineage
+MOUNT = f"artifacts/{WEIGHTS}"  # where MLmodel says that they lie
+CARD = "README.md"
+VERSION = 1  # of what `package` writes
 EXAMPLE = ["The quick brown fox"]
 EXAMPLE_PARAMS: dict[str, Any] = {
     "mode": "generate",
@@ -20,21 +34,61 @@ EXAMPLE_PARAMS: dict[str, Any] = {
 }
 
 
+def package(ws: Workspace, name: str, checkpoint: Artifact, card: str) -> Artifact:
+    """Publish what MLflow needs to load a checkpoint under a model's name; once per checkpoint."""
+    config = {"name": name, "packages": requirements()}
+    inputs = {WEIGHTS: checkpoint.fingerprint}
+    fp = artifacts.fingerprint(Kind.MODEL, config, inputs, VERSION)
+    with artifacts.workdir(ws, Kind.MODEL, name, fp, wait=True) as work:
+        if found := artifacts.find(ws, Kind.MODEL, fp):
+            return found
+        with tempfile.TemporaryDirectory(dir=ws.state) as folder:
+            save(checkpoint, Path(folder) / "model")
+            for file in (Path(folder) / "model").iterdir():
+                if file.is_file():
+                    file.replace(work / file.name)
+        (work / CARD).write_text(card)
+        return artifacts.publish(
+            ws,
+            work,
+            kind=Kind.MODEL,
+            name=name,
+            fingerprint=fp,
+            config=config,
+            inputs={WEIGHTS: checkpoint},
+            counts={},
+        )
+
+
+def source(model: Artifact) -> str:
+    """Return the address under which MLflow finds a packaged model."""
+    return f"dvc:///{model.kind}/{model.name}/{model.fingerprint[:DIGITS]}"
+
+
+def requirements() -> list[str]:
+    """Return what a process that loads the model must have installed."""
+    return [f"{name}=={metadata.version(name)}" for name in ("textmill", *PACKAGES)]
+
+
 def save(artifact: Artifact, out: Path) -> None:
-    """Write an artifact as an MLflow pyfunc model: weights as safetensors, nothing pickled."""
+    """Write an artifact as an MLflow pyfunc model without its weights; nothing is pickled."""
     import mlflow.pyfunc
 
-    requirements = [f"{name}=={metadata.version(name)}" for name in PACKAGES]
+    # it tries to predict its example, and warns that it cannot without weights
+    logging.getLogger("mlflow.models.signature").setLevel(logging.ERROR)
     tuned = artifact.kind == Kind.TUNED
     file = "pyfunc_tuned.py" if tuned else "pyfunc_model.py"
     about = task_model(artifact.path) if tuned else text_model()
-    mlflow.pyfunc.save_model(
-        path=str(out),
-        python_model=str(Path(__file__).with_name(file)),
-        artifacts={"checkpoint": str(artifact.path)},
-        pip_requirements=[f"textmill=={metadata.version('textmill')}", *requirements],
-        **about,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        empty = Path(folder) / WEIGHTS  # MLmodel names it; its files are shown there, not copied
+        empty.mkdir()
+        mlflow.pyfunc.save_model(
+            path=str(out),
+            python_model=str(Path(__file__).with_name(file)),
+            artifacts={WEIGHTS: str(empty)},
+            pip_requirements=requirements(),
+            **about,
+        )
 
 
 def text_model() -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """How the MLflow server of a project is started."""
 
 import sys
+from dataclasses import replace
 from importlib.metadata import entry_points
 
+from registry.access import HOSTS
 from registry.environment import settings
-from registry.guard import HOSTS
+from registry.projection import create_store
 from registry.workspace import Workspace
 
 
@@ -12,6 +14,9 @@ def server_command(
     ws: Workspace, store: str, host: str, port: int, names: list[str]
 ) -> tuple[list[str], dict[str, str]]:
     """Return command and environment of an MLflow server on a database, behind the guard.
+
+    The database is made here: the server would make an SQLite file beside a client that does the
+    same, and no PostgreSQL database at all.
 
     One worker and no job execution: 2 processes instead of 15, up in seconds. `names` (NAME:PORT)
     are what it is reached by; the default's wildcards can be rebound.
@@ -21,6 +26,7 @@ def server_command(
     """
     if not entry_points(group="mlflow.app", name="textmill"):
         raise ValueError("textmill is installed from older code than this: run `make install`")
+    create_store(replace(ws, tracking_uri=store))
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", store]
     command += ["--app-name", "textmill"]
     command += ["--artifacts-destination", str(ws.state / "mlflow-artifacts")]

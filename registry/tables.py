@@ -37,6 +37,7 @@ class Kind(StrEnum):
     TUNED = "tuned"
     SCORES = "scores"
     REPORT = "report"
+    MODEL = "model"  # what MLflow needs to load a checkpoint, without the weights
 
 
 class Status(StrEnum):
@@ -95,7 +96,7 @@ class Run(Base):
     """One try of one step."""
 
     __tablename__ = "run"
-    __table_args__ = (Index(None, "status"),)
+    __table_args__ = (Index(None, "status"), Index(None, "started"))
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     stage: Mapped[str] = mapped_column(String(40))
@@ -116,11 +117,22 @@ class Run(Base):
     detail: Mapped[str] = mapped_column(Text, default="")
 
 
+class Slot(Base):
+    """A scheduled time of a deployment, taken by the one flow run that may use it."""
+
+    __tablename__ = "slot"
+
+    deployment: Mapped[str] = mapped_column(String(200), primary_key=True)  # flow/name
+    due: Mapped[datetime] = mapped_column(primary_key=True)
+    flow_run_id: Mapped[str] = mapped_column(String(64))
+    claimed: Mapped[datetime] = mapped_column(default=now)
+
+
 class Artifact(Base):
     """A finished directory of one kind."""
 
     __tablename__ = "artifact"
-    __table_args__ = (Index(None, "kind", "name"),)
+    __table_args__ = (Index(None, "kind", "name", "id"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     kind: Mapped[str] = mapped_column(String(20))
@@ -138,6 +150,8 @@ class Artifact(Base):
     code_version: Mapped[str] = mapped_column(String(64))
     git_commit: Mapped[str] = mapped_column(String(64))
     data_version: Mapped[str] = mapped_column(String(64))
+    pinned: Mapped[str | None] = mapped_column(Text)  # why gc must keep it
+    removed: Mapped[datetime | None]  # when gc gave its bytes up; what it was stays known
     inputs: Mapped[list["Lineage"]] = relationship(
         foreign_keys="Lineage.child_id", order_by="Lineage.role"
     )
@@ -152,8 +166,22 @@ class Lineage(Base):
     child_id: Mapped[int] = mapped_column(ForeignKey("artifact.id"), primary_key=True)
     role: Mapped[str] = mapped_column(String(100), primary_key=True)
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("artifact.id"), index=True)
-    data: Mapped[str | None] = mapped_column(String(64))  # fingerprint of files below data/
+    # fingerprint of files below data/
+    data: Mapped[str | None] = mapped_column(String(64), index=True)
     parent: Mapped[Artifact | None] = relationship(foreign_keys=[parent_id])
+
+
+class InputFile(Base):
+    """One of the files that a fingerprint of input data stands for."""
+
+    __tablename__ = "input_file"
+    __table_args__ = (Index(None, "sha256"), Index(None, "name"))
+
+    data: Mapped[str] = mapped_column(String(64), primary_key=True)
+    path: Mapped[str] = mapped_column(Text, primary_key=True)  # below the project's root
+    name: Mapped[str] = mapped_column(Text)  # the last part of the path
+    sha256: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int]  # bytes
 
 
 class Score(Base):
@@ -221,6 +249,8 @@ class AliasMove(Base):
     version: Mapped[int]
     previous: Mapped[int | None]
     reason: Mapped[str] = mapped_column(Text)
+    who: Mapped[str] = mapped_column(String(255))
+    scores: Mapped[Object]  # what was known of the new holder then: {set: {value, low, high}}
     created: Mapped[datetime] = mapped_column(default=now)
 
 

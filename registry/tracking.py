@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from registry.actions import LOCAL
-from registry.projection import replay_outbox, tell, try_again
+from registry.projection import experiment_id, is_server, replay_outbox, tell, try_again
 from registry.provenance import git_commit
 from registry.versions import data_version
 from registry.workspace import Workspace
@@ -114,12 +114,23 @@ def log_text(ws: Workspace, run_id: str, text: str, name: str) -> None:
         log_artifact(ws, run_id, file, folder=_folder(name))
 
 
-def log_table(ws: Workspace, run_id: str, rows: Sequence[Mapping[str, Any]], name: str) -> None:
-    """Attach rows as a table that MLflow's pages show; `name` ends in .json."""
+def log_table(
+    ws: Workspace,
+    run_id: str,
+    rows: Sequence[Mapping[str, Any]],
+    name: str,
+    *,
+    beside: Sequence[str] = (),
+) -> None:
+    """Attach rows as a table that MLflow's pages show; `name` ends in .json.
+
+    Args:
+        beside: the tables that the run has already, or its pages show this one alone.
+    """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = {"columns": columns, "data": [[row.get(c) for c in columns] for row in rows]}
     log_text(ws, run_id, json.dumps(table, ensure_ascii=False), name)
-    tables = json.dumps([{"path": name, "type": "table"}])
+    tables = json.dumps([{"path": path, "type": "table"} for path in (*beside, name)])
     set_tags(ws, run_id, {"mlflow.loggedArtifacts": tables})
 
 
@@ -134,6 +145,13 @@ def log_figure(ws: Workspace, run_id: str, figure: Figure, name: str) -> None:
 def finish(ws: Workspace, run_id: str, status: RunStatus = "FINISHED") -> None:
     """Set how a run ended."""
     tell(ws, "finish", run_id, {"run": run_id, "status": status, "time": _milliseconds()})
+
+
+def page(ws: Workspace, run_id: str) -> str | None:
+    """Return the address of a run's page; None where no tracking server is told of it."""
+    if run_id.startswith(LOCAL) or not is_server(ws.tracking_uri):
+        return None
+    return f"{ws.tracking_uri}/#/experiments/{experiment_id(ws)}/runs/{run_id}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

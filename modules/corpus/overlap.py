@@ -115,8 +115,9 @@ def overlap_table(
 def task_overlap(
     task: Task, data: Path, found: Filter, config: OverlapConfig
 ) -> tuple[Overlap, list[Row]]:
-    """Return a task's overlap on its test split, and a row for each item."""
-    rows = load_rows(task, data, "test")
+    """Return a task's overlap on the split that is scored, and a row for each item."""
+    split = asked_split(task)
+    rows = load_rows(task, data, split)
     grams = [ngrams_of(strings_of(row, task), config.ngram) for row in rows]
     every = np.concatenate(grams)
     ends = np.cumsum([len(x) for x in grams])
@@ -138,7 +139,7 @@ def task_overlap(
     ]
     result = Overlap(
         task=task.name,
-        split="test",
+        split=split,
         items=len(rows),
         ngrams=len(every),
         corpus=_share(in_corpus, len(every)),
@@ -148,6 +149,11 @@ def task_overlap(
         items_over_15_percent=int((in_corpus > HIGH * sizes).sum()),
     )
     return result, items
+
+
+def asked_split(task: Task) -> str:
+    """Return the split that a task's headline is of."""
+    return task.scored[0] if task.splits else "test"
 
 
 def strings_of(row: Row, task: Task) -> Iterator[str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from modules.evaluation.config import Precision
 from modules.evaluation.journal import Remember, afresh
 from modules.evaluation.reading import batches, pad
-from modules.evaluation.score import answers, autocast, score_groups
+from modules.evaluation.score import answers, autocast, places_of, score_groups
 from modules.evaluation.spans import Span, encode_pair, pair_spans
 from modules.files import Progress, silent
 from modules.model.base import Decoder
@@ -125,7 +125,9 @@ def read_words(
             for b, span in enumerate(spans)
         ]
         flat = hidden.flatten(0, 1)  # (B * T, C)
-        scores = answers(model, flat, at, [span.tokens[-span.scored :] for span in spans])
+        places, which = places_of(at)
+        targets = [span.tokens[-span.scored :] for span in spans]
+        scores = answers(model, flat[places.to(flat.device)], which, targets)
         last = flat[torch.tensor([places[0] for places in at], device=flat.device)]  # (B, C)
         words = filtered_words(model, tokenizer, memory, last)
     return [(*answer, word) for answer, word in zip(scores, words, strict=True)]

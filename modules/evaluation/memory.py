@@ -19,6 +19,7 @@ from modules.corpus.overlap import HIGH, ngrams_of
 from modules.corpus.token_file import read_held_out, read_spans, read_split
 from modules.evaluation.ask import Subject
 from modules.evaluation.config import MemoryConfig, ZeroShotConfig
+from modules.evaluation.metrics import interval, perplexity
 from modules.evaluation.score import generate_texts, score_groups
 from modules.evaluation.spans import rolling_spans
 from modules.evaluation.zero_shot import scores_of
@@ -75,19 +76,33 @@ def owner(item: str, rows: Mapping[str, Any]) -> str:
     return item if item in rows else before
 
 
-def split_perplexities(subject: Subject, tokens: Path, config: MemoryConfig) -> dict[str, float]:
-    """Return the perplexity per token of training and of held-out text (GPT-2 paper, Figure 4)."""
+def split_perplexities(
+    subject: Subject, tokens: Path, config: MemoryConfig
+) -> dict[str, dict[str, float]]:
+    """Return the perplexity per token of training and of held-out text (GPT-2 paper, Figure 4).
+
+    Each is {value, low, high, documents, tokens}; the interval is from resampling the documents.
+    """
     splits = {"train": read_split(tokens, "train"), "test": read_held_out(tokens)}
-    found: dict[str, float] = {}
-    positions = subject.positions
+    found = {}
     for name, split in splits.items():
         texts = documents(tokens, split, config.documents)
-        eot = subject.tokenizer.eot
-        spans = [[s] for ids in texts for s in rolling_spans(ids, eot, positions, positions)]
-        scored = [one for (one,) in score_groups(subject.model, spans)]
-        nats, count = (math.fsum(s.logprob for s in scored), sum(s.tokens for s in scored))
-        found[name] = math.exp(-nats / count)
+        nats, counts = nats_of(subject, texts)
+        low, high = interval(perplexity, nats, counts, seed=config.seed)
+        value = perplexity(nats, counts)
+        ends = {"value": value, "low": low, "high": high}
+        found[name] = ends | {"documents": len(texts), "tokens": sum(counts)}
     return found
+
+
+def nats_of(subject: Subject, texts: Sequence[list[int]]) -> tuple[list[float], list[int]]:
+    """Return each text's negative log-likelihood in nats, and its tokens."""
+    positions, eot = subject.positions, subject.tokenizer.eot
+    windows = [rolling_spans(ids, eot, positions, positions) for ids in texts]
+    scored = iter(score_groups(subject.model, [[span] for spans in windows for span in spans]))
+    parts = [[next(scored)[0] for _ in spans] for spans in windows]
+    nats = [-math.fsum(score.logprob for score in part) for part in parts]
+    return nats, [sum(score.tokens for score in part) for part in parts]
 
 
 def documents(tokens: Path, split: Any, count: int, shortest: int = 2) -> list[list[int]]:

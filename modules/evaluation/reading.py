@@ -2,20 +2,22 @@
 
 The spans of a group (the candidates of one item) share the beginning that they have in common
 where that saves work: it is read once and each span's rest is a branch of the row
-(modules/model/branches.py). Rows of like width are read together. The plan depends on the spans
+(modules/model/packed.py). Rows of like width are read together. The plan depends on the spans
 and the model's sizes only, so a run that goes on after a kill makes the same passes.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from modules.evaluation.spans import Span
-from modules.model.base import Decoder, compute_dtype
-from modules.model.branches import PADDING, STEM, Branches
+from modules.model.base import Decoder
+from modules.model.packed import Packed
 
 T = TypeVar("T")
 
@@ -103,30 +105,52 @@ def batches(items: Sequence[T], lengths: Sequence[int], batch_tokens: int) -> It
         yield batch
 
 
-def read(model: Decoder, rows: Sequence[Reading]) -> Tensor:
-    """Return the features (B, T, C) of a pass."""
-    if not rows[0].shared:
-        return model(pad([row.spans[0].tokens[:-1] for row in rows], model.device))
-    laid = [lay(row) for row in rows]
-    tokens, positions = (pad([row[i] for row in laid], model.device) for i in (0, 1))  # (B, T)
-    branch = pad([row[2] for row in laid], model.device, PADDING)
-    branches = Branches(positions, branch, compute_dtype(model.output_matrix))
-    return model(tokens, branches)
+def begins(model: Decoder, rows: Sequence[Reading]) -> list[int]:
+    """Return where among the places of a pass each row begins."""
+    if model.branching:
+        return list(accumulate((row.width for row in rows[:-1]), initial=0))
+    longest = max(row.width for row in rows)
+    return [b * longest for b in range(len(rows))]
 
 
-def lay(row: Reading) -> tuple[list[int], list[int], list[int]]:
-    """Return the tokens of a branching row, their positions and their branches."""
-    n = row.shared
-    tokens, positions = row.spans[0].tokens[:n], list(range(n))
-    branch = [STEM] * n
-    for number, span in enumerate(row.spans, 1):
-        tokens = tokens + span.tokens[n:-1]
-        positions += range(n, span.read)
-        branch += [number] * (span.read - n)
-    return tokens, positions, branch
+def read(model: Decoder, rows: Sequence[Reading], kept: Tensor) -> Tensor:
+    """Return the features (N, C) of the places `kept` (N,) of a pass."""
+    kept = kept.to(model.device)
+    if not model.branching:
+        hidden = model(pad([row.spans[0].tokens[:-1] for row in rows], model.device))  # (B, T, C)
+        return hidden.flatten(0, 1)[kept]
+    packed = lay(rows, model.device)
+    features: Tensor = model(packed.tokens[None], packed=packed, at=kept)[0]
+    return features
 
 
-def pad(rows: Sequence[list[int]], device: torch.device, filling: int = 0) -> Tensor:
+def lay(rows: Sequence[Reading], device: torch.device) -> Packed:
+    """Lay rows one after another; a row holds its shared beginning, then each span's rest."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    branch: list[int] = []
+    starts = [0]
+    for row in rows:
+        tokens += row.spans[0].tokens[: row.shared]
+        positions += range(row.shared)
+        branch += [0] * row.shared
+        for span in row.spans:
+            own = span.tokens[row.shared : -1]
+            branch += [len(tokens) - starts[-1] if row.shared else 0] * len(own)
+            positions += range(row.shared, span.read)
+            tokens += own
+        starts.append(len(tokens))
+    as_tensor = partial(torch.tensor, dtype=torch.int64, device=device)
+    return Packed.of_rows(
+        as_tensor(tokens),
+        as_tensor(positions),
+        starts=as_tensor(starts),
+        prefix=as_tensor([row.shared for row in rows]),
+        branch=as_tensor(branch),
+    )
+
+
+def pad(rows: Sequence[list[int]], device: torch.device) -> Tensor:
     """Stack rows, padded on the right (causal attention never looks there)."""
     longest = max(map(len, rows))
-    return torch.tensor([row + [filling] * (longest - len(row)) for row in rows], device=device)
+    return torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from modules.evaluation.config import Precision
 from modules.evaluation.journal import Remember, afresh
-from modules.evaluation.reading import Reading, plan, read
+from modules.evaluation.reading import Reading, begins, plan, read
 from modules.evaluation.spans import Span, encode_pair, pair_spans, rolling_spans
 from modules.files import Progress, silent
 from modules.model.base import Decoder, wide
@@ -178,25 +178,29 @@ Answer = tuple[list[float], list[bool]]
 
 def score_rows(model: Decoder, rows: Sequence[Reading]) -> list[Answer]:
     """Score the spans of some rows in one pass, row by row."""
-    hidden = read(model, rows)  # (B, T, C)
-    width = hidden.shape[1]
     at = [
-        [b * width + column for column in row.columns(which)]
-        for b, row in enumerate(rows)
+        [start + column for column in row.columns(which)]
+        for start, row in zip(begins(model, rows), rows, strict=True)
         for which in range(len(row.spans))
     ]
+    places, which = places_of(at)
     targets = [span.tokens[-span.scored :] for row in rows for span in row.spans]
-    return answers(model, hidden.flatten(0, 1), at, targets)
+    return answers(model, read(model, rows, places), which, targets)
+
+
+def places_of(at: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """Return the different places (N,) of all lists, and which of them each entry is."""
+    flat = torch.tensor([place for places in at for place in places])
+    places, which = flat.unique(return_inverse=True)  # branches share the place before them
+    return places, which
 
 
 def answers(
-    model: Decoder, hidden: Tensor, at: Sequence[list[int]], targets: Sequence[list[int]]
+    model: Decoder, hidden: Tensor, which: Tensor, targets: Sequence[list[int]]
 ) -> list[Answer]:
-    """Return what the features (N, C) at these places say of each list of targets."""
-    flat = torch.tensor([place for places in at for place in places])
-    places, which = flat.unique(return_inverse=True)  # branches share the place before them
+    """Return what the features (N, C) say of each list of targets; `which` is each one's row."""
     wanted = torch.tensor([token for tokens in targets for token in tokens])
-    logprobs, greedy = token_logprobs(model, hidden[places.to(hidden.device)], which, wanted)
+    logprobs, greedy = token_logprobs(model, hidden, which, wanted)
     out, start = [], 0
     for tokens in targets:
         part = slice(start, start := start + len(tokens))

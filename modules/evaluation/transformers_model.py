@@ -2,7 +2,7 @@
 
 Slower than our own decoder: there is no shared reading, and going on from a memory reads it again,
 which is right for every architecture. Public GPT-1 and GPT-2 weights are better imported
-(`textmill weights import`). B rows, T positions, C features, V vocabulary.
+(`textmill import`). B rows, T positions, C features, V vocabulary.
 """
 
 from collections.abc import Sequence

@@ -33,6 +33,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _product(x, weight, bias)
 
 
+def gelu(x: Tensor, layer: nn.Module) -> Tensor:
+    """Return GELU (tanh form) of a layer's output, in the same pass where no gradient needs it."""
+    if type(layer) is Linear and not torch.is_grad_enabled() and _wanted(x, layer.weight):
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, layer.weight, layer.bias, "gelu", [], "tanh"
+        )
+        return out
+    return F.gelu(layer(x), approximate="tanh")
+
+
 def _wanted(x: Tensor, weight: Tensor) -> bool:
     return (
         ONEDNN

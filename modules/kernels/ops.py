@@ -6,39 +6,19 @@ again: the norm's output and GELU's are recomputed where a product needs them.
 B rows, T positions, M = B T, R rows of any length, C features, H heads, V vocabulary.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from modules.kernels.build import call, library
+from modules.kernels.gradients import all_rows, place, stays
 
 Rows = tuple[Tensor, Tensor, Tensor]  # starts (R + 1,), prefix (R,), branch (B T,) or empty
 HELD = 2**25  # logits held at once, bfloat16: 64 MiB
 
-_in_place = False
 # Memory that is used again each step: fresh memory costs a page fault every 4 KiB.
 _room = torch.empty(0, dtype=torch.bfloat16)
-_gradients = WeakTensorKeyDictionary()  # weight -> its gradient's memory
-
-
-@contextmanager
-def in_place_gradients(wanted: bool) -> Iterator[None]:
-    """Put gradients straight into `.grad`, added to what is there: no second copy, no extra pass.
-
-    Those of the output matrix are there after the forward pass already, so each loss must be
-    followed by its backward pass, unscaled. Not with DDP or FSDP, which wait for autograd to hand
-    the gradients over.
-    """
-    global _in_place
-    before, _in_place = _in_place, wanted
-    try:
-        yield
-    finally:
-        _in_place = before
 
 
 def usable(x: Tensor) -> bool:
@@ -81,11 +61,6 @@ def weighted_loss(hidden: Tensor, matrix: Tensor, targets: Tensor, weights: Tens
         raise IndexError(f"targets {int(targets.min())} to {int(targets.max())} of {len(matrix)}")
     wanted = torch.is_grad_enabled() and (hidden.requires_grad or matrix.requires_grad)
     return _Loss.apply(hidden, matrix, targets, weights, wanted)
-
-
-def embed(matrix: Tensor, tokens: Tensor) -> Tensor:
-    """Return rows (..., C) of a matrix (V, C)."""
-    return _Embedding.apply(matrix, tokens)
 
 
 class _AttentionBlock(torch.autograd.Function):
@@ -170,7 +145,8 @@ class _Loss(torch.autograd.Function):
         x, weights = _rounded(hidden.contiguous()), weights.float().contiguous()
         losses = torch.empty(n)
         dx = torch.empty_like(hidden)
-        dw, add = _place(matrix) if wanted else (matrix, False)
+        all_rows(matrix)
+        dw, add = place(matrix) if wanted else (matrix, False)
         step = max(1, HELD // ld)
         for i in range(0, n, step):
             rows = slice(i, min(i + step, n))
@@ -181,7 +157,7 @@ class _Loss(torch.autograd.Function):
             if wanted:
                 call("head_back", logits, x[rows], matrix, dx[rows], dw, *sizes, c, int(add))
             add = True
-        ctx.in_place = _stays(matrix)
+        ctx.in_place = stays(matrix)
         ctx.save_for_backward(dx, None if ctx.in_place else dw)
         return (losses * weights).sum()  # not `@`: autocast would round it
 
@@ -195,31 +171,12 @@ class _Loss(torch.autograd.Function):
         return dx, dw, None, None, None
 
 
-class _Embedding(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, matrix: Tensor, tokens: Tensor) -> Tensor:
-        ctx.matrix = matrix
-        ctx.save_for_backward(tokens)
-        return matrix.index_select(0, tokens.flatten()).view(*tokens.shape, -1)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, None]:
-        (tokens,) = ctx.saved_tensors
-        rows = grads[0].reshape(-1, grads[0].shape[-1])
-        grad, there = _place(ctx.matrix)  # the loss has put its part there, if there is one
-        if not there:
-            grad.zero_()
-        grad.index_add_(0, tokens.flatten(), rows)
-        return None if _stays(ctx.matrix) else grad, None
-
-
 class _Gradients:
     """Where the six gradients of a half block go."""
 
     def __init__(self, weights: tuple[Tensor, ...]) -> None:
         self.weights = weights
-        self.places = {id(w): _place(w) for w in weights}
+        self.places = {id(w): place(w) for w in weights}
 
     def weight(self, name: str, dy: Tensor, x: Tensor, *more: Tensor, w: Tensor, b: Tensor) -> None:
         """Make the gradients of a map's matrix and bias."""
@@ -239,24 +196,7 @@ class _Gradients:
     def all(self) -> list[Tensor | None]:
         """Return them for autograd; None for what is in its place already."""
         grads = (grad for grad, _ in self.places.values())
-        return [None if _stays(w) else g for w, g in zip(self.weights, grads, strict=True)]
-
-
-def _stays(weight: Tensor) -> bool:
-    """Tell whether a weight's gradient is put in its place; a frozen one has none."""
-    return _in_place and weight.is_leaf and weight.requires_grad
-
-
-def _place(weight: Tensor) -> tuple[Tensor, bool]:
-    """Return where a weight's gradient goes, and whether it is added to what is there."""
-    if not _stays(weight):
-        return torch.empty_like(weight), False
-    if weight.grad is not None:
-        return weight.grad, True
-    if weight not in _gradients:
-        _gradients[weight] = torch.empty_like(weight)
-    weight.grad = _gradients[weight]
-    return weight.grad, False
+        return [None if stays(w) else g for w, g in zip(self.weights, grads, strict=True)]
 
 
 def _even(batch: int, t: int) -> Rows:

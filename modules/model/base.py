@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-from modules.kernels import ops
+from modules.kernels import gradients, ops
 from modules.kernels.linear import linear
 
 IGNORED = -100  # a target that is not scored
@@ -51,7 +51,7 @@ class Decoder(nn.Module):
 
     config: Any  # its own Config class, with vocab_size and n_positions
     wte: nn.Embedding
-    branching = False  # whether it reads rows that branch (modules/model/branches.py)
+    branching = False  # whether it reads packed rows, which may branch (modules/model/packed.py)
     drop_apart = False  # embedding dropout of token and position each by itself (gpt1.md 1.2)
 
     @property
@@ -75,8 +75,8 @@ class Decoder(nn.Module):
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
         """Return the embeddings (B, T, C) of tokens (B, T)."""
-        if ops.usable(self.wte.weight):
-            return ops.embed(self.wte.weight, tokens)
+        if gradients.embeds(self.wte.weight):
+            return gradients.embed(self.wte.weight, tokens)
         embeddings: Tensor = self.wte(tokens)
         return embeddings
 

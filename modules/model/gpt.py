@@ -7,14 +7,12 @@ Shapes: B rows, T new positions, S positions seen, C features, H heads, D featur
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.kernels import ops
-from modules.kernels.linear import Linear
+from modules.kernels.linear import Linear, gelu
 from modules.model.attention import attend
 from modules.model.base import Decoder, compute_dtype
-from modules.model.branches import Branches
 from modules.model.config import GPTConfig
 from modules.model.packed import Packed
 
@@ -124,7 +122,7 @@ class Attention(nn.Module):
         self.resid = nn.Dropout(config.resid_dropout)
 
     def forward(
-        self, x: Tensor, layer: int, cache: Cache | Branches | None, packed: Packed | None = None
+        self, x: Tensor, layer: int, cache: Cache | None, packed: Packed | None = None
     ) -> Tensor:
         """Mix the positions of x (B, T, C) with what came before them."""
         if packed is not None:
@@ -161,7 +159,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each position of x (B, T, C) by itself."""
-        h = F.gelu(self.c_fc(x), approximate="tanh")  # (B, T, 4C)
+        h = gelu(x, self.c_fc)  # (B, T, 4C)
         return self.resid(self.c_proj(h))  # (B, T, C)
 
 
@@ -185,19 +183,30 @@ class Block(nn.Module):
         return all(type(m) is Linear for m in maps)
 
     def forward(
-        self, x: Tensor, layer: int, cache: Cache | Branches | None, packed: Packed | None = None
+        self,
+        x: Tensor,
+        layer: int,
+        cache: Cache | None,
+        packed: Packed | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """Return the block's output (B, T, C)."""
+        """Return the block's output (B, T, C), or (B, P, C) at the positions `at` (P,) alone."""
         plain = self.pre_norm and cache is None and not (self.training and self.drops)
         if plain and self.even and ops.usable(x) and self.bare:
             rows = None if packed is None else packed.rows
-            x = ops.attention_block(x, self.ln_1, self.attn, rows)
+            x = _at(ops.attention_block(x, self.ln_1, self.attn, rows), at)
             return ops.mlp_block(x, self.ln_2, self.mlp)
         if self.pre_norm:  # GPT-2 paper, section 2.3
-            x = x + self.attn(self.ln_1(x), layer, cache, packed)
+            x = _at(x + self.attn(self.ln_1(x), layer, cache, packed), at)
             return x + self.mlp(self.ln_2(x))
-        x = self.ln_1(x + self.attn(x, layer, cache, packed))  # GPT-1: after the residual
+        x = _at(x + self.attn(x, layer, cache, packed), at)
+        x = self.ln_1(x)  # GPT-1: after the residual
         return self.ln_2(x + self.mlp(x))
+
+
+def _at(x: Tensor, positions: Tensor | None) -> Tensor:
+    """Return x (B, T, C) at these positions (P,); None: all."""
+    return x if positions is None else x.index_select(1, positions)
 
 
 class GPT(Decoder):
@@ -239,17 +248,18 @@ class GPT(Decoder):
     def forward(
         self,
         tokens: Tensor,
-        cache: Cache | Branches | None = None,
+        cache: Cache | None = None,
         lengths: list[int] | None = None,
         packed: Packed | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
         """Return the features (B, T, C) of tokens (B, T) int64.
 
-        With a cache (inference only) the tokens follow what it holds, and it takes them in; with
-        branches they are rows that branch.
+        With a cache (inference only) the tokens follow what it holds, and it takes them in.
         `lengths` says how many of each row's tokens are real where the batch is padded on the
         right; the features of padding mean nothing. `packed` says what the tokens of one row
-        (1, N) are where they are many sequences.
+        (1, N) are where they are many sequences. `at` names the positions (P,) whose features
+        (B, P, C) alone are wanted: the last MLP reads no others.
 
         Raises:
             ValueError: the tokens reach past the model's or the cache's last position.
@@ -267,7 +277,8 @@ class GPT(Decoder):
             positions = cache.open(tokens.shape[1])  # (T,) or (B, T)
         x = self.embed(tokens, positions)  # (B, T, C)
         for layer, block in enumerate(self.h):
-            x = block(x, layer, cache, packed)
+            last = layer + 1 == len(self.h)
+            x = block(x, layer, cache, packed, at if last else None)
         if cache is not None:
             cache.close(lengths)
         return self.ln_f(x)

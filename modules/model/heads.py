@@ -65,8 +65,7 @@ class TaskModel(nn.Module):
             extract: (B, K) int64, where the extract token is; -1 for a sequence that is not there
                 (multiple choice with fewer answers: its logit is -inf).
         """
-        packed = self.pack(tokens, extract)
-        return self.classify(self.read(packed), packed)
+        return self.decide(self.states(tokens, extract), extract)
 
     def pack(self, tokens: Tensor, extract: Tensor) -> Packed:
         """Return the sequences without padding.
@@ -80,24 +79,18 @@ class TaskModel(nn.Module):
         share = self.config.format == "multiple_choice" and not drawn
         return pack(tokens, extract, share=share)
 
-    def read(self, packed: Packed) -> Tensor:
-        """Return the decoder's features (N, C)."""
-        features: Tensor = self.decoder(packed.tokens[None], packed=packed)
+    def read(self, packed: Packed, at: Tensor | None = None) -> Tensor:
+        """Return the decoder's features (N, C), or (P, C) at the tokens `at` (P,) alone."""
+        features: Tensor = self.decoder(packed.tokens[None], packed=packed, at=at)
         return features[0]
+
+    def _ends(self, packed: Packed) -> Tensor:
+        """Return the features (B, K, C) at the extract tokens; the rest is not read to its end."""
+        return self.read(packed, packed.ends.flatten()).unflatten(0, packed.ends.shape)
 
     def states(self, tokens: Tensor, extract: Tensor) -> Tensor:
         """Return the states (B, K, C) that the head reads."""
-        packed = self.pack(tokens, extract)
-        return self._ends(self.read(packed), packed)
-
-    def classify(self, hidden: Tensor, packed: Packed) -> Tensor:
-        """Return the head's logits from features (N, C)."""
-        return self.decide(self._ends(hidden, packed), packed.extract)
-
-    def _ends(self, hidden: Tensor, packed: Packed) -> Tensor:
-        """Return the features (B, K, C) at the extract tokens."""
-        ends = packed.slots.gather(2, packed.extract.clamp(min=0)[..., None]).squeeze(2)  # (B, K)
-        return hidden.index_select(0, ends.flatten()).unflatten(0, ends.shape)
+        return self._ends(self.pack(tokens, extract))
 
     def decide(self, states: Tensor, extract: Tensor) -> Tensor:
         """Return the head's logits from states (B, K, C)."""
@@ -134,8 +127,12 @@ class TaskModel(nn.Module):
             lm_share: the same of the LM loss.
         """
         packed = self.pack(tokens, extract)
-        hidden = self.read(packed)  # (N, C)
-        logits = self.classify(hidden, packed)
+        if lm_weight:
+            hidden = self.read(packed)  # (N, C)
+            states = hidden.index_select(0, packed.ends.flatten()).unflatten(0, extract.shape)
+        else:
+            states = self._ends(packed)
+        logits = self.decide(states, packed.extract)
         logits = logits.to(wide(logits.dtype))
         task = self.task_loss(logits, labels)
         if not lm_weight:

@@ -88,11 +88,13 @@ class LSTM(Decoder):
         cache: State | None = None,
         lengths: list[int] | None = None,
         packed: Packed | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
         """Return the features (B, T, C) of tokens (B, T) int64; see GPT.forward."""
         if packed is not None:  # each sequence by itself
             features = self(packed.tokens[packed.slots].flatten(0, 1))  # (B*K, T, C)
-            return features.flatten(0, 1)[None, packed.places]
+            places = packed.places if at is None else packed.places[at]
+            return features.flatten(0, 1)[None, places]
         if tokens.shape[1] > self.config.n_positions:
             limit = self.config.n_positions
             raise ValueError(f"{tokens.shape[1]} tokens a row; the model has {limit} positions")

@@ -10,6 +10,7 @@ B examples, K sequences each, T positions, N packed tokens, R rows, L tokens of 
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -31,10 +32,25 @@ class Packed:
     prefix: Tensor  # (R,): tokens at a row's beginning that all of its branches see
     branch: Tensor  # (N,): where in its row a token's branch starts; 0 without branches
 
+    @classmethod
+    def of_rows(
+        cls, tokens: Tensor, positions: Tensor, *, starts: Tensor, prefix: Tensor, branch: Tensor
+    ) -> Self:
+        """Return what to read for the features alone: of no example, so no slots."""
+        none = starts.new_empty(0, 0, int(positions.max()) + 1)
+        places = torch.arange(len(tokens), device=tokens.device)
+        extract = none[..., 0]
+        return cls(tokens, positions, none, places, places - 1, extract, starts, prefix, branch)
+
     @property
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return what attention's own kernel (modules/kernels/attention.cpp) has to know."""
         return self.starts, self.prefix, self.branch
+
+    @property
+    def ends(self) -> Tensor:
+        """Return which of the N tokens is each sequence's extract token (B, K)."""
+        return self.slots.gather(2, self.extract.clamp(min=0)[..., None]).squeeze(2)
 
     @cached_property
     def padding(self) -> Tensor:
@@ -42,6 +58,11 @@ class Packed:
         lengths = self.starts.diff()  # (R,)
         steps = torch.arange(int(lengths.max()), device=lengths.device)  # (L,)
         return self.starts[:-1, None] + steps.minimum(lengths[:, None] - 1)
+
+    @property
+    def even(self) -> bool:
+        """Whether all rows are of one length, so that no padding is between them."""
+        return self.padding.numel() == len(self.positions)
 
     @cached_property
     def places_in_rows(self) -> Tensor:
@@ -62,10 +83,14 @@ class Packed:
 
     def padded(self, x: Tensor) -> Tensor:
         """Return packed values (N, ...) as rows (R, L, ...)."""
+        if self.even:
+            return x.unflatten(0, self.padding.shape)
         return x.index_select(0, self.padding.flatten()).unflatten(0, self.padding.shape)
 
     def packed(self, x: Tensor) -> Tensor:
         """Return rows (R, L, ...) as packed values (N, ...)."""
+        if self.even:
+            return x.flatten(0, 1)
         return x.flatten(0, 1).index_select(0, self.places_in_rows)
 
     @cached_property

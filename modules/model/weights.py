@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 from pydantic import ValidationError
 from safetensors import safe_open
@@ -19,6 +20,7 @@ from modules.files import write_bytes, write_json
 from modules.model import checkpoint
 from modules.model.base import skeleton
 from modules.model.gpt import GPT, LN_EPS, GPTConfig
+from modules.tokenizer import END_OF_TEXT
 
 TRANSPOSED = re.compile(r"^h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight$")
 BUFFER = re.compile(r"^h\.\d+\.attn\.(bias|masked_bias)$")  # causal masks in older files
@@ -118,9 +120,29 @@ def export_hf(checkpoint_dir: Path, out: Path) -> dict[str, int]:
     checkpoint.write_tensors(out / checkpoint.WEIGHTS, tensors)
     tokenizer = checkpoint_dir / "tokenizer"
     write_json(out / "config.json", _public_config(model.config, _eot(tokenizer, model.config)))
-    if copy_vocabulary(tokenizer, out, TOKENIZER):
-        write_json(out / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer"})
+    has_vocabulary = copy_vocabulary(tokenizer, out, TOKENIZER)
+    if has_vocabulary:
+        _write_tokenizer(out, model.config)
+    if has_vocabulary or model.config.norm == "pre":
+        eot = _eot(tokenizer, model.config)
+        write_json(out / "generation_config.json", {"bos_token_id": eot, "eos_token_id": eot})
     return counts(model)
+
+
+def _write_tokenizer(out: Path, config: GPTConfig) -> None:
+    """Write tokenizer.json and tokenizer_config.json of the two vocabulary files there."""
+    symbols = json.loads((out / "vocab.json").read_text())
+    lines = (out / "merges.txt").read_text().split("\n")[1:]
+    merges = [(first, second) for first, _, second in (x.partition(" ") for x in lines if x)]
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(symbols, merges))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    if END_OF_TEXT in symbols:
+        made.add_special_tokens([END_OF_TEXT])
+    write_bytes(out / "tokenizer.json", made.to_str(pretty=True).encode())
+    special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+    facts = {"add_prefix_space": False, "model_max_length": config.n_positions, **special}
+    write_json(out / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer", **facts})
 
 
 Found = tuple[Path, str, tuple[int, ...], str]  # file, name in it, shape, type
@@ -214,7 +236,7 @@ def _eot(tokenizer: Path, config: GPTConfig) -> int:
     """Return the end-of-text id: the tokenizer's, or the last one."""
     path = tokenizer / "encoder.json"
     ids = json.loads(path.read_text()) if path.exists() else {}
-    return int(ids.get("<|endoftext|>", config.vocab_size - 1))
+    return int(ids.get(END_OF_TEXT, config.vocab_size - 1))
 
 
 def copy_vocabulary(source: Path, out: Path, names: dict[str, str]) -> bool:

@@ -6,7 +6,8 @@ its parent, and exits 0 only when the result is on disk. `launch` starts it, fol
 stops it when the caller is interrupted (RELIABILITY.md decision 2; ECOSYSTEM.md C.1).
 
 job = {"kind": "pretrain", "inputs": {"tokens": path, "tokenizer": path}, "config": {...},
-"out": path, "events": path of the event file}, where "tokens" may be {name: path, ...}; or
+"out": path, "events": path of the event file}, where "tokens" may be {name: path, ...} and "base" a
+checkpoint to go on from; or
 {"kind": "finetune", "task": name, "inputs": {"checkpoint": path, "data": path}, ...}; or {"kind":
 "measure" or "profile", "seconds": number, "inputs": {}, ...}. Beside the events lie its .job.json,
 .status.json, .log.
@@ -125,7 +126,8 @@ def train(job: dict[str, Any], emit: Callable[[dict[str, Any]], None], flag: Sto
 
         config = PretrainConfig.model_validate(job["config"])
         tokens, tokenizer = inputs["tokens"], inputs["tokenizer"]
-        counts = pretrain(tokens, tokenizer, out, config, emit=emit, stopping=flag)
+        base = inputs.get("base")
+        counts = pretrain(tokens, tokenizer, out, config, base=base, emit=emit, stopping=flag)
     elif job["kind"] == "finetune":
         from modules.training.finetune import finetune
         from modules.training.tuning_config import FinetuneConfig

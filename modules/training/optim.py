@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modules.kernels import products
+from modules.training.adamw import AdamW
 from modules.training.config import OptimConfig
 from modules.training.ranks import cut_like, whole
 from modules.training.transfer import is_hidden_matrix, lr_ratio, width_ratio
@@ -164,7 +165,7 @@ def build_optimizers(
     groups = parameter_groups(rest, config, lambda name, p: lr_ratio(model, name, p, config))
     if config.optimizer == "release_adam":
         return [ReleaseAdam(groups, lr=config.lr, betas=config.betas, eps=config.eps)]
-    adam = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    adam = AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
     if not matrices:
         return [adam]
     muon = Muon(

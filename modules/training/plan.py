@@ -22,7 +22,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import profile
 
 from modules.kernels import ops
-from modules.kernels.ops import in_place_gradients
+from modules.kernels.gradients import in_place_gradients
 from modules.model import checkpoint
 from modules.model.base import CHUNK, skeleton
 from modules.model.config import GPTConfig, LSTMConfig

@@ -12,8 +12,9 @@ from typing import Any
 from modules import tokenizer as bpe
 from modules.corpus.token_file import read_index
 from modules.evaluation.config import Precision
-from modules.files import Progress, silent, write_json, write_jsonl
+from modules.files import Progress, sha256, silent, write_json, write_jsonl
 from modules.model import checkpoint
+from modules.model.checkpoint import WEIGHTS
 from modules.training import loop, ranks
 from modules.training.config import PretrainConfig
 from modules.training.corpora import Corpora, identities, named
@@ -37,6 +38,7 @@ def pretrain(
     out: Path,
     config: PretrainConfig,
     *,
+    base: Path | None = None,
     progress: Progress = silent,
     emit: Emit | None = None,
     stopping: Callable[[], bool] = lambda: False,
@@ -48,6 +50,7 @@ def pretrain(
 
     Args:
         tokens: one directory, or several by name, mixed as the config says.
+        base: a checkpoint/ directory whose weights are gone on with; the optimizer begins anew.
         emit: called with an event at most every second.
         stopping: asked after each step; True: save and return.
 
@@ -58,9 +61,10 @@ def pretrain(
     paths = named(tokens, config)
     for directory in paths.values():
         check_vocabulary(directory, tokenizer, config)
+    check_base(base, tokenizer, config)
     safety = Safety(
         folder=out / "state",
-        fingerprint=loop.fingerprint(config, *identities(paths)),
+        fingerprint=loop.fingerprint(config, *identities(paths), *identity_of(base)),
         emit=emit or (lambda event: progress(event["step"], event["of"], _note(event))),
         stopping=stopping,
     )
@@ -69,10 +73,11 @@ def pretrain(
     saved = loop.prepare(config, safety)
     corpora = Corpora(paths, config)
     module = train(
-        begin(corpora, config, saved),
+        begin(corpora, config, saved, base),
         corpora,
         safety,
         keep_as=lambda module: snapshot(module, tokenizer, out / f"snapshots/{module.done:08d}"),
+        base=base,
     )
     if module is None:
         return None
@@ -98,7 +103,12 @@ def pretrain(
 
 
 def train(
-    module: PretrainModule, corpora: Corpora, safety: Safety, *, keep_as: Callable[..., None]
+    module: PretrainModule,
+    corpora: Corpora,
+    safety: Safety,
+    *,
+    keep_as: Callable[..., None],
+    base: Path | None = None,
 ) -> PretrainModule | None:
     """Train to the end, back before spikes if need be; None when stopped early."""
     config = module.config
@@ -113,20 +123,48 @@ def train(
         if module.back_to is None:
             return module
         spikes, left_out = module.spikes, module.left_out
-        module = begin(corpora, config, loop.prepare(config, safety))
+        module = begin(corpora, config, loop.prepare(config, safety), base)
         module.spikes, module.left_out = spikes, left_out
 
 
-def begin(corpora: Corpora, config: PretrainConfig, saved: State | None) -> PretrainModule:
-    """Return the module as the run begins, or as a checkpoint left it."""
+def begin(
+    corpora: Corpora, config: PretrainConfig, saved: State | None, base: Path | None = None
+) -> PretrainModule:
+    """Return the module as the run begins, with new weights or a base's, or as it was saved."""
     model = checkpoint.build(config.model).to(config.weight_dtype)
-    rescale(model, config.optim)
+    if base is not None:
+        model.load_state_dict(checkpoint.load(base).state_dict())
+    else:
+        rescale(model, config.optim)
     held_out = corpora.held_out(config.val_windows)
     total = config.total_steps(corpora.rows.per_epoch)
     module = PretrainModule(model, config, held_out, total=total)
     if saved is not None:
         module.restore(saved)
     return module
+
+
+def identity_of(base: Path | None) -> list[str]:
+    """Return what a run's fingerprint takes of the weights it begins with."""
+    return [] if base is None else [f"base {sha256(base / WEIGHTS)}"]
+
+
+def check_base(base: Path | None, tokenizer: Path, config: PretrainConfig) -> None:
+    """Compare a base with what is to be trained.
+
+    Raises:
+        ValueError: it is another model, or speaks another vocabulary.
+    """
+    if base is None:
+        return
+    found = checkpoint.load(base).config
+    if found != config.model:
+        raise ValueError(
+            f"base {base} is a model of {found}, the config says {config.model}; "
+            "take the base's (its config.json)"
+        )
+    if bpe.load(base / "tokenizer").sha256 != bpe.load(tokenizer).sha256:
+        raise ValueError(f"base {base} was trained with another tokenizer than {tokenizer}")
 
 
 def flops_at(config: PretrainConfig) -> Callable[[int], int]:

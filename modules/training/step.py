@@ -17,9 +17,10 @@ from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import Tensor, nn
 
 from modules.kernels.build import library
-from modules.kernels.ops import in_place_gradients
+from modules.kernels.gradients import in_place_gradients
 from modules.training import ranks
 from modules.training import state as states
+from modules.training.adamw import clip
 from modules.training.config import OptimConfig, TrainingConfig
 from modules.training.optim import (
     build_optimizers,
@@ -101,7 +102,8 @@ class Training(L.LightningModule):
         mean = self._accumulate(micro_batches)
         if self.replay_every and self.done % self.replay_every == 0:
             self._replay(micro_batches, mean)
-        norm = self._clip()
+        trained = [p for p in self.model.parameters() if p.grad is not None]
+        norm = clip(self.raw_optimizers, trained, self.optim.grad_clip or math.inf)
         self.lr = learning_rate(self.done, self.total, self.optim)
         if math.isfinite(mean) and math.isfinite(norm):
             self.watch(mean)
@@ -115,15 +117,6 @@ class Training(L.LightningModule):
         for optimizer in self.raw_optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.done += 1
-
-    def _clip(self) -> float:
-        """Return the gradients' norm; scale them where it is above the limit (not a pass else)."""
-        trained = [p for p in self.model.parameters() if p.grad is not None]
-        total = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        norm = float(ranks.whole(total))
-        if norm > (self.optim.grad_clip or math.inf):
-            nn.utils.clip_grads_with_norm_(trained, self.optim.grad_clip, total)
-        return norm
 
     def _accumulate(self, micro_batches: list[Any]) -> float:
         """Add the gradients of all micro-batches to `.grad`; return the mean loss of all ranks."""
@@ -264,6 +257,6 @@ def environment(config: TrainingConfig) -> dict[str, Any]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     versions = {name: version(name) for name in LIBRARIES}
     threads, layout = torch.get_num_threads(), ranks.layout(config)
-    kernels = config.real_precision == "bf16-mixed" and library() is not None
+    kernels = config.device_kind == "cpu" and library() is not None  # AdamW's too
     known = {"versions": versions, "threads": threads, "device": device, "ranks": layout}
     return known | {"kernels": kernels}

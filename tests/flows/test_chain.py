@@ -182,3 +182,156 @@ def test_two_corpora_of_one_tokenizer_are_mixed(chain, in_project):
     assert {"tiny", "more"} < own and {name.partition("/")[0] for name in own} == {"tiny", "more"}
     with pytest.raises(ValueError, match="give each corpus another name"):
         pretrain(config, tokens="tokens/tiny,tokens/tiny")
+
+
+def test_everything_comes_out_again_byte_for_byte(chain, in_project):
+    from flows.remake import reproduce
+    from flows.settings import enter
+    from registry import catalogue, db
+
+    workspace = enter()
+    with db.reading(workspace.database_url) as session:
+        top = catalogue.list_runs(session, stage="reproduce")[-1]
+        made = [row for row in catalogue.list_artifacts(session) if row.name.startswith("tiny")]
+    before = {path: path.stat().st_mtime_ns for path in in_project.glob("artifacts/*/*/*")}
+    compared = list(reproduce(workspace, top.id))
+    assert {x.reference: (x.refused, x.differing) for x in compared} == {
+        x.reference: ("", {}) for x in compared
+    }
+    kinds = {x.reference.split("/")[0] for x in compared}
+    assert kinds == {row.kind for row in made} and len(compared) > len(kinds)
+    assert all(x.same for x in compared)
+    after = {path: path.stat().st_mtime_ns for path in in_project.glob("artifacts/*/*/*")}
+    assert before.items() <= after.items()  # inputs may come back, what is there stays
+    assert list((workspace.state / "reproduced").iterdir()) == []
+
+
+def test_a_difference_is_told_and_kept(chain, in_project, monkeypatch):
+    from flows import remake
+    from flows.settings import enter
+    from registry.artifacts import look_up
+
+    workspace = enter()
+    target = look_up(workspace, "tokenizer/tiny")
+
+    def other(at, target):
+        at.done = True
+        shutil.copytree(target.path, at.out, ignore=shutil.ignore_patterns("manifest.json"))
+        (at.out / "encoder.json").write_text("{}")
+
+    monkeypatch.setattr(remake, "again", other)
+    monkeypatch.setattr(remake.provenance, "library_versions", lambda: {"torch": "0.1"})
+    compared = remake.remake(workspace, target)
+    assert not compared.equal and list(compared.differing) == ["encoder.json"]
+    assert compared.same == ["vocab.bpe"] and "0.1 now" in compared.circumstances["torch"]
+    assert (compared.folder / "encoder.json").read_text() == "{}"
+    shutil.rmtree(compared.folder.parent)
+
+
+def test_other_input_files_are_named_before_anything_is_made(chain, in_project):
+    from flows.remake import reproduce
+    from flows.settings import enter
+
+    dump = in_project / "data" / presets.TINY.corpus.dumps[0]
+    kept = dump.read_bytes()
+    try:
+        dump.write_bytes(kept + b"\n")
+        [told] = reproduce(enter(), "links/tiny")
+    finally:
+        dump.write_bytes(kept)
+    assert not told.equal and "other input files as dumps" in told.refused
+
+
+def test_uses_agrees_with_the_truth_of_the_sample_web(chain, in_project):
+    """Every tenth page of the truth file: in the corpus or not, as its documents say."""
+    from flows.settings import enter
+    from flows.uses import uses
+    from registry.artifacts import checkout, look_up
+
+    workspace = enter()
+    documents = checkout(workspace, look_up(workspace, "tokens/tiny").inputs["documents"])
+    kept = {document.url for document in read_documents(documents.path)}
+    truth = [
+        row["url"]
+        for row in read_jsonl(in_project / "data/web/truth.jsonl.zst")
+        if row["kind"] == "page"
+    ]
+    some = sorted(kept & set(truth))[::40] + sorted(set(truth) - kept)[::80]
+    for url in some:
+        found = uses(workspace, url)
+        holding = [corpus for corpus in found.corpora if corpus.name == "tiny" and corpus.holds]
+        assert bool(holding) == (url in kept), (url, found.corpora)
+        named = {(model.name, model.version) for model, _ in found.progeny.models}
+        assert (("textmill-tiny", chain["version"]) in named) == (url in kept)
+
+
+def test_an_input_file_leads_to_the_model(chain, in_project):
+    from flows.settings import enter
+    from flows.uses import uses
+
+    found = uses(enter(), str(in_project / "data" / presets.TINY.corpus.dumps[0]))
+    assert any(x.startswith("links/tiny@") for x in found.starts)
+    assert "textmill-tiny" in {model.name for model, _ in found.progeny.models}
+    with pytest.raises(ValueError, match="no input file"):
+        uses(enter(), "nothing.zst")
+
+
+def test_the_picture_of_lineage_is_on_the_models_run(chain, in_project):
+    import mlflow
+
+    from flows.settings import enter
+    from registry import db
+    from registry.tables import Run
+
+    workspace = enter()
+    with db.reading(workspace.database_url) as session:
+        runs = session.query(Run).filter_by(stage="promote").order_by(Run.started)
+        run = runs.first().mlflow_run_id
+    client = mlflow.MlflowClient(workspace.tracking_uri)
+    assert "lineage.png" in [file.path for file in client.list_artifacts(run)]
+
+
+def test_a_champion_goes_on_with_new_tokens(chain, in_project):
+    from flows.continue_pretraining import continue_pretraining
+    from flows.corpus import prepare_corpus
+    from registry import artifacts
+    from registry.workspace import Workspace
+
+    workspace = Workspace.open(in_project)
+    champion = artifacts.checkout(workspace, "textmill-tiny@champion")
+    clean = presets.TINY.corpus.clean
+    grown = presets.TINY.corpus.but(
+        name="grown",
+        clean=clean.but(filters=clean.filters.but(min_words=40)),
+        use_tokenizer=champion.inputs["tokenizer"],
+    )
+    tokens = prepare_corpus(grown)
+    config = presets.SAMPLE_CONTINUED.but(
+        name="tiny",
+        corpus="grown",
+        pretrain=presets.TINY.pretrain.but(max_steps=4),
+        zero_shot=presets.TINY.zero_shot,
+    )
+    made = continue_pretraining(config)
+    checkpoint = artifacts.look_up(workspace, made["checkpoint"])
+    assert checkpoint.inputs["tokens"] == tokens
+    assert checkpoint.inputs["base"] == champion.fingerprint
+    again = continue_pretraining(config)
+    assert again.get("checkpoint", made["checkpoint"]) == made["checkpoint"]  # nothing new
+
+
+def test_a_checkpoint_without_all_scores_is_scored(chain, in_project):
+    from sqlalchemy import delete
+
+    from flows.evaluate_new import evaluate_new
+    from registry import artifacts, db
+    from registry.tables import Score
+    from registry.workspace import Workspace
+
+    workspace = Workspace.open(in_project)
+    evaluate_new(presets.TINY.zero_shot)
+    assert evaluate_new(presets.TINY.zero_shot) == {}
+    champion = artifacts.look_up(workspace, "textmill-tiny@champion")
+    lost = delete(Score).where(Score.task == presets.TINY.zero_shot.tasks[0])
+    db.write(workspace.database_url, lambda session: session.execute(lost).rowcount)
+    assert champion.fingerprint in evaluate_new(presets.TINY.zero_shot)

@@ -23,7 +23,7 @@ def test_help_names_every_command(project):
     text = textmill("--help", root=project).stdout
     for command in (
         *("run", "up", "doctor", "models", "lineage", "checkout", "generate", "status"),
-        *("corpus", "pretrain", "finetune", "evaluate", "promote", "study", "sweep"),
+        *("corpus", "pretrain", "finetune", "evaluate", "promote", "rollback", "study", "sweep"),
         *("plan", "profile", "data"),
     ):
         assert command in text

@@ -1,7 +1,9 @@
 """Studies on the tiny chain: made once, found again; a failing cell leaves the others."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +83,37 @@ def test_heuristics_ask_every_snapshot(ready, in_project):
     found = sorted(in_project.glob("artifacts/scores/tiny-snapshots-heuristic-*/*/heuristic.json"))
     points = json.loads(found[0].read_text())
     assert [point["updates"] for point in points] == [1, 2, 5, 10, 20]
+
+
+def test_zero_shot_asks_every_size_and_its_page_is_whole(ready, in_project):
+    from flows.study_zero_shot import study_zero_shot
+
+    summary, _ = made_by(study_zero_shot, TINY, presets.sizes(TINY))
+    html = (Path(summary["report"]) / "report.html").read_text()
+    for word in ("45.99", "like: ", "tiny-1x16 (", "8-gram overlap", "Figure 4"):
+        assert word in html
+    assert "data:image/png;base64," in html
+    assert not re.search(r'(?:src|href)=(?!"data:)', html), "nothing is loaded"
+    kept = {path.name for path in in_project.glob(".textmill/**/items/*.json")}
+    assert kept >= {"tiny-lambada_like.json", "tiny-1x16-winograd_like.json"}, (
+        "a table per item in MLflow"
+    )
+    assert [*in_project.glob(".textmill/**/report.html")], "the page in MLflow"
+    from flows.stage import stage
+
+    with stage("test", {}) as at:
+        again = study_zero_shot(TINY, presets.sizes(TINY))
+        assert again["report"] == summary["report"] and not at.made
+
+
+def test_zero_shot_takes_checkpoints_and_says_what_has_no_rows(ready, in_project, tmp_path):
+    from flows.study_zero_shot import study_zero_shot
+
+    tasks = ("lambada_like", "text8")
+    asked = TINY.but(zero_shot=TINY.zero_shot.but(tasks=tasks).model_dump())
+    summary = study_zero_shot(asked, (), (ready.fingerprint,))
+    assert "text8" in (Path(summary["report"]) / "report.html").read_text()
+    (tmp_path / "empty").mkdir()
+    empty = asked.but(finetune=TINY.finetune.but(data=str(tmp_path / "empty")).model_dump())
+    with pytest.raises(FileNotFoundError, match="holds no rows of lambada_like, text8"):
+        study_zero_shot(empty, (), (ready.fingerprint,))

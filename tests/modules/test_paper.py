@@ -2,7 +2,7 @@
 
 import pytest
 
-from modules import paper, tasks
+from modules import paper, paper_gpt2, tasks
 from modules.glue import GLUE, glue_score
 
 
@@ -56,3 +56,28 @@ def test_glue_score_of_the_paper():
     del values["wnli", "val", "accuracy"]
     with pytest.raises(ValueError, match="needs wnli val accuracy too"):
         glue_score(values)
+
+
+def test_gpt2_results_name_scores_of_ours():
+    """Each result is what its task, and every set said to be like it, really reports."""
+    table = [m.name for m in paper_gpt2.MEASURED if m.name in paper_gpt2.TABLE_3]
+    assert table == list(paper_gpt2.TABLE_3)
+    for m in paper_gpt2.MEASURED:
+        assert any(m.published), m.name
+        own = tasks.get(m.task)
+        for name in (m.task, *m.like):
+            task = tasks.get(name)
+            assert m.metric.split("_most_")[0] in task.metrics
+            assert m.variant in ("", task.variant, *task.variants)
+        assert all(own.hub.startswith(tasks.get(x).like.split(" ")[0]) for x in m.like)
+
+
+def test_gpt2_s_tables_agree_with_the_text():
+    """Averages of Table 4 (gpt2.md 6.2) and the means of Table 6 (section 7)."""
+    for values in paper_gpt2.TABLE_4.values():
+        assert sum(values[:3]) / 3 == pytest.approx(values[3], abs=0.01)
+    for column, mean in enumerate((5.91, 3.16)):
+        values = [row[column] for row in paper_gpt2.TABLE_6.values()]
+        assert sum(values) / 6 == pytest.approx(mean, abs=0.0051)
+    text = paper_gpt2.OTHERS
+    assert text["CNN/Daily Mail ROUGE average, 1542M"] == paper_gpt2.TABLE_4["GPT-2 TL;DR:"][3]

@@ -63,3 +63,16 @@ def test_the_replications_are_as_they_said(name, karma, languages, min_words, th
     assert corpus.clean.filters.drop_wikipedia
     assert corpus.links.blocklist == ("paper" if name == "webtext" else "replications")
     assert corpus.links.keep_over_18 == (name == "openwebtext2")
+
+
+def test_other_sizes_differ_in_size_alone():
+    """Settings given with --set reach them too; gpt2's are the paper's."""
+    short = presets.ZERO_SHOT.but(pretrain=presets.ZERO_SHOT.pretrain.but(max_steps=7).model_dump())
+    found = presets.sizes(short)
+    assert [run.pretrain.max_steps for run in found] == [7, 7]
+    counts = [run.pretrain.model.n_params for run in found]
+    assert counts == sorted(counts) and len({run.name for run in found}) == 2
+    assert all(run.corpus == short.corpus for run in found)
+    names = [run.name for run in presets.sizes(presets.GPT2)]
+    assert names == ["gpt2-medium", "gpt2-large", "gpt2-xl"]
+    assert presets.sizes(presets.GPT1) == ()

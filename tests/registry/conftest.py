@@ -1,5 +1,7 @@
 """Workspaces for the registry's tests, and a step that makes and publishes a small artifact."""
 
+import os
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from registry.artifacts import Artifact
 from registry.workspace import Workspace
 
 Maker = Callable[..., Artifact]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -30,6 +33,8 @@ def make(
     config: dict | None = None,
     inputs: dict | None = None,
     files: dict[str, bytes] | None = None,
+    counts: dict | None = None,
+    run_id: str | None = None,
 ) -> Artifact:
     """Do what a flow does: find, or make and publish."""
     config = config or {"size": 1}
@@ -50,7 +55,8 @@ def make(
             fingerprint=fp,
             config=config,
             inputs=inputs,
-            counts={"files": 2},
+            counts=counts or {"files": 2},
+            run_id=run_id,
         )
 
 
@@ -58,3 +64,19 @@ def make(
 def make_fixture() -> Maker:
     """Return the function that makes and publishes."""
     return make
+
+
+@pytest.fixture(scope="session")
+def plugged(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PYTHONPATH with this code and pyproject's entry points, as an installed package has."""
+    entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    info = tmp_path_factory.mktemp("site") / "textmill_entries-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: textmill-entries\nVersion: 0\n")
+    lines = [
+        line
+        for group, table in entries.items()
+        for line in (f"[{group}]", *(f"{name} = {value}" for name, value in table.items()))
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return os.pathsep.join([str(ROOT), str(info.parent)])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from registry import artifacts, catalogue, db, files, manifests, references, versions
+from registry import artifacts, catalogue, db, files, manifests, objects, references, versions
 from registry.workspace import Workspace
 
 FORK = multiprocessing.get_context("fork")
@@ -73,9 +73,9 @@ POINTS = [
     (artifacts, "_rename", "before"),
     (artifacts, "_rename", "after"),
     (versions, "snapshot", "after"),
-    (versions, "_fill", "after"),
-    (versions, "_upload", "before"),
-    (versions, "_upload", "after"),
+    (objects, "fill", "after"),
+    (objects, "upload", "before"),
+    (objects, "upload", "after"),
     (versions, "push", "after"),
     (catalogue, "add_artifact", "before"),
     (catalogue, "add_artifact", "after"),

@@ -2,14 +2,25 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from registry import artifacts, db, models, outbox, projection, tracking
-from registry.tables import Outbox
+from registry import (
+    artifacts,
+    catalogue,
+    db,
+    models,
+    outbox,
+    projection,
+    provenance,
+    tracking,
+)
+from registry.drift import Drift, drift, mend, open_runs
+from registry.tables import Outbox, Status
 from registry.workspace import Workspace
 
 FORK = multiprocessing.get_context("fork")
@@ -67,6 +78,53 @@ def test_promote_compares_and_keeps_history(ws: Workspace, make) -> None:
     ]
 
 
+def test_history_says_who_and_what_was_known(ws: Workspace, make) -> None:
+    checkpoints(ws, make, 3)
+    artifact = artifacts.look_up(ws, f"{NAME}/2")
+
+    def score(value: float) -> None:
+        row = {"task": "t", "metric": "accuracy", "split": "test", "task_version": 1, "n": 9}
+        row |= {"value": value, "low": value - 0.1, "high": value + 0.1, "protocol": {"a": 1}}
+        db.write(ws.database_url, lambda s: catalogue.add_scores(s, artifact.fingerprint, [row]))
+
+    models.promote(ws, NAME, 1, expected=None, reason="first")
+    score(0.5)
+    models.promote(ws, NAME, 2, expected=1, reason="better")
+    score(0.7)  # later: the history keeps what was known then
+    models.promote(ws, NAME, 2, expected=2, reason="again")  # nothing moves, nothing is noted
+    first, second = models.history(ws, NAME)
+    assert first.scores == {}
+    (known,) = second.scores.values()
+    assert known == {"value": 0.5, "low": 0.4, "high": 0.6}
+    assert list(second.scores) == ['t accuracy test v1 {"a":1}']
+    assert second.who == provenance.this_user() and "@" in second.who
+    assert second.created >= first.created
+
+
+def test_rollback_to_a_version(ws: Workspace, make) -> None:
+    checkpoints(ws, make, 4)
+    for before, version in ((None, 1), (1, 2), (2, 3)):
+        models.promote(ws, NAME, version, expected=before, reason="x")
+    assert models.rollback(ws, NAME, reason="x", to=1) == 1
+    with pytest.raises(ValueError, match="version 1 already"):
+        models.rollback(ws, NAME, reason="x", to=1)
+    with pytest.raises(ValueError, match="no earlier version"):
+        models.rollback(ws, NAME, reason="x")
+    assert models.rollback(ws, NAME, reason="x", to=4) == 4  # it never was champion: a move as any
+    assert models.rollback(ws, NAME, reason="x") == 1
+    with pytest.raises(ValueError, match="no version 9"):
+        models.rollback(ws, NAME, reason="x", to=9)
+    with pytest.raises(ValueError, match="no earlier version"):
+        models.rollback(ws, "textmill-other", reason="x")
+
+
+def test_the_short_list_has_newest_and_aliased_versions(ws: Workspace, make) -> None:
+    checkpoints(ws, make, 5)
+    models.promote(ws, NAME, 2, expected=None, reason="x")
+    assert [row["version"] for row in models.list_models(ws, current=True)] == [5, 2]
+    assert [row["version"] for row in models.list_models(ws)] == [5, 4, 3, 2, 1]
+
+
 def test_of_twenty_promoters_one_wins(ws: Workspace, make) -> None:
     versions = checkpoints(ws, make, 5) * 4
     results = FORK.SimpleQueue()
@@ -107,6 +165,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture
 def mlflow(store: Workspace):
     return projection.client(store)
+
+
+def aliases(mlflow, name: str) -> dict[str, int]:
+    found = mlflow.get_registered_model(name).aliases
+    return {alias: int(version) for alias, version in found.items()}
 
 
 def away(ws: Workspace) -> None:
@@ -218,7 +281,7 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_champion_loads_in_any_process(
-    store: Workspace, mlflow, make, checkpoint_folder: Path
+    store: Workspace, mlflow, make, checkpoint_folder: Path, plugged: str
 ) -> None:
     files = {
         path.relative_to(checkpoint_folder).as_posix(): path.read_bytes()
@@ -250,7 +313,7 @@ def test_the_champion_loads_in_any_process(
         "assert all(isinstance(text, str) for text in texts) and len(texts) == 2\n"
         "assert 'max_new_tokens' in str(m.metadata.signature.params)\n"
     )
-    env = os.environ | {"MLFLOW_TRACKING_URI": store.tracking_uri}
+    env = os.environ | {"MLFLOW_TRACKING_URI": store.tracking_uri, "PYTHONPATH": plugged}
     subprocess.run([sys.executable, "-c", code], env=env, check=True)
 
 
@@ -273,3 +336,89 @@ def test_an_alias_moved_while_mlflow_was_away_gets_there(
     found = mlflow.get_model_version_by_alias("textmill-later", "champion")
     assert found.tags["textmill.fingerprint"] == made.fingerprint
     assert models.list_models(store, "textmill-later")[0]["mlflow_version"] == 1
+
+
+def test_a_promoter_killed_before_it_told_mlflow_is_mended_by_a_replay(
+    store: Workspace, mlflow, make
+) -> None:
+    name = "textmill-killed"
+    made = make(store, kind="checkpoint", config={"killed": 1})
+    models.register(store, name, made, tracking.start(store, "x"))
+
+    def die(ws: Workspace, *, topic: str) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def promote() -> None:
+        projection.replay_outbox = die  # the transaction is committed, MLflow is not told
+        models.promote(store, name, 1, expected=None, reason="first")
+
+    worker = FORK.Process(target=promote)
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+    assert models.holder(store, name) == 1
+    assert aliases(mlflow, name) == {}
+    assert drift(store) == []  # it is on its way
+    tracking.replay_outbox(store)
+    assert aliases(mlflow, name) == {"champion": 1}
+
+
+def test_aliases_moved_by_hand_are_found_and_put_back(store: Workspace, mlflow, make) -> None:
+    name = "textmill-moved"
+    for n in range(2):
+        made = make(store, kind="checkpoint", config={"moved": n})
+        models.register(store, name, made, tracking.start(store, "x"))
+    models.promote(store, name, 1, expected=None, reason="first")
+    models.promote(store, name, 2, expected=None, reason="next", alias="challenger")
+    assert drift(store) == []
+    mlflow.set_registered_model_alias(name, "champion", "2")
+    mlflow.delete_registered_model_alias(name, "challenger")
+    found = drift(store)
+    assert found == [Drift(name, "challenger", 2, None), Drift(name, "champion", 1, 2)]
+    assert str(found[1]) == f"{name}@champion is version 2 in MLflow, 1 by the catalogue"
+    mend(store, found)
+    assert drift(store) == []
+    assert aliases(mlflow, name) == {"champion": 1, "challenger": 2}
+
+
+def test_runs_that_mlflow_shows_as_running_though_they_ended(store: Workspace) -> None:
+    def add(status: Status) -> str:
+        run_id = tracking.start(store, "x")
+
+        def work(session):
+            row = catalogue.start_run(
+                session, stage="s", name="a", config={}, git_commit="", data_version=""
+            )
+            row.mlflow_run_id, row.status = run_id, status
+
+        db.write(store.database_url, work)
+        return run_id
+
+    add(Status.RUNNING)
+    killed, done = add(Status.INTERRUPTED), add(Status.COMPLETED)
+    assert open_runs(store) == {killed: "KILLED", done: "FINISHED"}
+    for run_id, status in open_runs(store).items():
+        tracking.finish(store, run_id, status)
+    assert open_runs(store) == {}
+
+
+def test_an_alias_that_moves_while_it_is_told_is_told_again(
+    store: Workspace, mlflow, make, monkeypatch
+) -> None:
+    """Two machines replay the same outbox: what MLflow has at the end is what the catalogue has."""
+    name = "textmill-moving"
+    for n in range(2):
+        made = make(store, kind="checkpoint", config={"moving": n})
+        models.register(store, name, made, tracking.start(store, "x"))
+    real = mlflow.set_registered_model_alias
+
+    def slow(name: str, alias: str, version: str) -> None:
+        if models.holder(store, name) == 1:
+            away(store)  # the other machine moves on and does not tell
+            models.promote(store, name, 2, expected=1, reason="meanwhile")
+            tracking.try_again(store)
+        real(name, alias, version)
+
+    monkeypatch.setattr(type(mlflow), "set_registered_model_alias", lambda s, *a: slow(*a))
+    models.promote(store, name, 1, expected=None, reason="first")
+    assert aliases(mlflow, name) == {"champion": 2}

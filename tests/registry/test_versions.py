@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from registry import versions
+from registry import objects, versions
 from registry.environment import settings
 from registry.workspace import Workspace
 
@@ -32,7 +32,7 @@ def at_storage(ws: Workspace, md5: str) -> Path:
 
 def pushed(ws: Workspace, folder: Path) -> versions.Version:
     version = versions.snapshot(ws, folder)
-    versions.push(ws, version)
+    versions.push(ws, version.md5)
     return version
 
 
@@ -75,7 +75,7 @@ def test_push_finds_and_mends_a_missing_a_flipped_and_a_cut_object(
     assert versions.verify(ws, version.md5) == dict(
         zip(names, ["missing", "damaged", "damaged"], strict=True)
     )
-    versions.push(ws, version)
+    versions.push(ws, version.md5)
     assert versions.verify(ws, version.md5) == {}
 
 
@@ -85,7 +85,7 @@ def test_push_does_not_believe_a_listing(ws: Workspace, folder: Path) -> None:
     for path in (ws.state / "storage").rglob("*"):
         if path.is_file() and not path.name.endswith(".dir"):
             path.unlink()
-    versions.push(ws, version)
+    versions.push(ws, version.md5)
     assert versions.verify(ws, version.md5) == {}
 
 
@@ -93,13 +93,15 @@ def test_an_unprovable_push_fails_and_leaves_no_listing(
     ws: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = versions.snapshot(ws, folder)
-    real = versions._upload
-    lost = versions._md5(bytes([3]) * 1000)
+    real = objects.upload
+    lost = objects.md5_of(bytes([3]) * 1000)
     monkeypatch.setattr(
-        versions, "_upload", lambda a, b, oids: real(a, b, [oid for oid in oids if oid != lost])
+        objects,
+        "upload",
+        lambda a, b, oids, *_: real(a, b, [oid for oid in oids if oid != lost]),
     )
     with pytest.raises(versions.StorageError, match=f"32 of 33 objects .*{lost} missing") as caught:
-        versions.push(ws, version)
+        versions.push(ws, version.md5)
     assert str(ws.state / "storage") in str(caught.value)
     assert not at_storage(ws, version.md5).exists()
 
@@ -112,7 +114,7 @@ def test_snapshot_mends_a_cached_object_that_went_bad(ws: Workspace, folder: Pat
     victim.write_bytes(b"rot")
     victim.chmod(0o444)
     assert versions.snapshot(ws, folder) == version
-    versions.push(ws, version)
+    versions.push(ws, version.md5)
     assert versions.verify(ws, version.md5) == {}
 
 
@@ -141,7 +143,7 @@ def test_restore_takes_the_cache_where_the_storage_is_damaged(ws: Workspace, fol
 
 def test_a_listing_that_escapes_is_refused(ws: Workspace) -> None:
     listing = b'[{"md5": "900150983cd24fb0d6963f7d28e17f72", "relpath": "../../evil"}]'
-    md5 = versions._md5(listing) + ".dir"
+    md5 = objects.md5_of(listing) + ".dir"
     at_storage(ws, md5).parent.mkdir(parents=True)
     at_storage(ws, md5).write_bytes(listing)
     with pytest.raises(versions.StorageError, match="outside its folder"):

@@ -145,6 +145,18 @@ def test_a_filter_of_a_corpus_holds_its_ngrams_and_no_random_ones(tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
+@pytest.mark.parametrize("bound", [1e-8, 1e-3])
+def test_planted_duplicates_are_all_found_and_no_more_than_the_bound(tmp_path, bound):
+    """GPT-2 paper, section 4: recall first; the rate of false positives checked with 1M strings."""
+    planted, asked = sentences(7, 300), 1_000_000
+    config = CONFIG.but(false_positives=bound, random_strings=asked)
+    documents = corpus(tmp_path / "documents", [*sentences(8, 3000), *planted], 3)
+    found = build_filter(documents, tmp_path, config)
+    assert found.contains(ngrams_of(planted, 8)).all(), "recall is 100 %"
+    expected = bound * asked  # give or take three standard deviations of the count
+    assert random_hits(found, config) <= expected + 3 * expected**0.5
+
+
 def test_the_filter_does_not_depend_on_order_or_workers(tmp_path, monkeypatch):
     monkeypatch.setattr("modules.corpus.overlap.PART", 1500)
     texts = sentences(4, 300)

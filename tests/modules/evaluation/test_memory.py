@@ -9,6 +9,8 @@ from modules.corpus.splits import TokensConfig
 from modules.evaluation import memory
 from modules.evaluation.ask import load_subject
 from modules.evaluation.config import ZeroShotConfig
+from modules.evaluation.score import score_groups
+from modules.evaluation.spans import rolling_spans
 from modules.evaluation.zero_shot import evaluate_subject
 from modules.files import read_jsonl
 
@@ -67,3 +69,13 @@ def test_a_text_of_the_corpus_overlaps_with_it(subject, tmp_path):
     assert memory.share_of(subject, known[:3], found) is None
     told = memory.summary([1.0, 0.0, 0.005, None])
     assert told == {"texts": 3, "median": 0.005, "none": 1 / 3, "under_1_percent": 2 / 3}
+
+
+def test_nats_of_texts_are_those_of_their_own_windows(subject):
+    texts = [subject.tokenizer.encode(text) for text in ("In the beginning " * 90, "And God said")]
+    nats, counts = memory.nats_of(subject, texts)
+    assert counts == [len(ids) for ids in texts] and counts[0] > subject.positions
+    for ids, value in zip(texts, nats, strict=True):
+        spans = rolling_spans(ids, subject.tokenizer.eot, subject.positions, subject.positions)
+        alone = [score_groups(subject.model, [[span]])[0][0].logprob for span in spans]
+        assert value == pytest.approx(-sum(alone))

@@ -14,7 +14,8 @@ from modules.evaluation.zero_shot import evaluate, evaluate_all, evaluate_subjec
 from modules.files import read_jsonl, sha256
 from modules.model.checkpoint import load, save
 
-HERE = {n: t for n, t in tasks.TASKS.items() if t.hub is None}  # hub sets are no part of the data
+# sets of the hub, and those to bring by hand, are no part of the data
+HERE = {n: t for n, t in tasks.TASKS.items() if t.hub is None and not t.by_hand}
 PROMPTED = [n for n, t in HERE.items() if t.format in ("perplexity", "cloze", "choice")]
 GENERATED = [n for n, t in HERE.items() if t.format == "generation"]
 CHOSEN = ["next_passage", "social_iqa"]

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from modules.kernels import linear as module
-from modules.kernels.linear import Linear, linear
+from modules.kernels.linear import Linear, gelu, linear
 
 
 @pytest.mark.parametrize("shape", [(40, 16), (3, 30, 24), (2, 3, 20, 8), (4, 8), (64, 1)])
@@ -41,3 +41,16 @@ def test_many_rows_on_amd_go_through_onednn_and_nothing_else_does(monkeypatch):
         with torch.autocast("cpu", torch.bfloat16):
             assert layer(torch.randn(64, 8)).dtype == torch.bfloat16
     assert seen == ([(64, 8)] if torch.backends.mkldnn.is_available() else [])
+
+
+@pytest.mark.parametrize("rows", [64, 2])
+@pytest.mark.parametrize("training", [True, False])
+def test_gelu_in_one_pass_is_that_of_float64(rows, training, monkeypatch):
+    monkeypatch.setattr(module, "ONEDNN", torch.backends.mkldnn.is_available())
+    layer, x = Linear(8, 12), 3 * torch.randn(rows, 8)
+    with torch.set_grad_enabled(training):
+        out = gelu(x, layer)
+    exact = F.linear(x.double(), layer.weight.double(), layer.bias.double())
+    torch.testing.assert_close(
+        out.double(), F.gelu(exact, approximate="tanh"), rtol=1e-5, atol=1e-5
+    )

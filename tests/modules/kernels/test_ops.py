@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modules.kernels import build, ops, products
+from modules.kernels import build, gradients, ops, products
 from modules.model.config import GPTConfig
 from modules.model.gpt import GPT
 from modules.training.optim import newton_schulz, orthogonal
@@ -49,10 +49,10 @@ def fast(model: GPT, *pairs: tuple[torch.Tensor, torch.Tensor], in_place: bool =
     model.zero_grad()
     total = 0.0
     for tokens, targets in pairs:
-        with ops.in_place_gradients(in_place), torch.autocast("cpu", torch.bfloat16):
+        with gradients.in_place_gradients(in_place), torch.autocast("cpu", torch.bfloat16):
             loss = model.lm_loss(tokens, targets, share=1 / len(pairs))
             assert loss.grad_fn.name() == "_LossBackward"
-        with ops.in_place_gradients(in_place):
+        with gradients.in_place_gradients(in_place):
             loss.backward()
         total += loss.item()
     return total

@@ -395,3 +395,13 @@ def test_impossible_configs_are_refused(wrong):
 
 def test_every_field_explains_itself():
     assert all(field.description for field in GPTConfig.model_fields.values())
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_features_of_some_positions_are_those_of_all(norm):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    model = GPT(GPTConfig(norm=norm, **sizes)).double().eval()
+    tokens, kept = torch.randint(0, 40, (3, 12)), torch.tensor([11, 0, 4])
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens, at=kept), model(tokens)[:, kept])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from modules.kernels import build
-from modules.kernels.ops import in_place_gradients
+from modules.kernels.gradients import in_place_gradients
 from modules.model.base import Decoder
 from modules.model.gpt import GPT, GPTConfig
 from modules.model.heads import HeadConfig, TaskModel
@@ -46,10 +46,13 @@ def batch_of(shapes: Shapes) -> tuple[Tensor, Tensor]:
 
 
 def gradients(model: TaskModel) -> Tensor:
-    return torch.cat([p.grad.flatten().double() for p in model.parameters()])
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+    return torch.cat([grad.flatten().double() for grad in grads])
 
 
-def alone(model: TaskModel, tokens: Tensor, extract: Tensor, labels: Tensor) -> list[Tensor]:
+def alone(
+    model: TaskModel, tokens: Tensor, extract: Tensor, labels: Tensor, lm_weight: float = 0.5
+) -> list[Tensor]:
     """Logits, loss and gradients, one sequence at a time by the decoder's own logits."""
     model.zero_grad()
     logits, lm = torch.full(extract.shape, -torch.inf, dtype=torch.float64), []
@@ -59,14 +62,17 @@ def alone(model: TaskModel, tokens: Tensor, extract: Tensor, labels: Tensor) -> 
         logits[b, i] = model.head(hidden[-1])[0]
         p = model.decoder.logits(hidden[:-1]).log_softmax(1)
         lm.append(-p[torch.arange(len(p)), sequence[1:]].mean())
-    loss = torch.nn.functional.cross_entropy(logits, labels) + 0.5 * torch.stack(lm).mean()
+    loss = torch.nn.functional.cross_entropy(logits, labels)
+    loss = loss + lm_weight * torch.stack(lm).mean()
     loss.backward()
     return [logits.detach(), loss.detach(), gradients(model)]
 
 
-def together(model: TaskModel, tokens: Tensor, extract: Tensor, labels: Tensor) -> list[Tensor]:
+def together(
+    model: TaskModel, tokens: Tensor, extract: Tensor, labels: Tensor, lm_weight: float = 0.5
+) -> list[Tensor]:
     model.zero_grad()
-    loss, _, _, logits = model.losses(tokens, extract, labels)
+    loss, _, _, logits = model.losses(tokens, extract, labels, lm_weight=lm_weight)
     loss.backward()
     return [logits.detach().double(), loss.detach().double(), gradients(model)]
 
@@ -75,10 +81,11 @@ EXAMPLES: Shapes = [(70, [9, 70, 3, 1]), (0, [64, 5, 130]), (SHARED, [2, 2]), (S
 LABELS = torch.tensor([3, 0, 1, 1])
 
 
+@pytest.mark.parametrize("lm_weight", [0.5, 0.0])  # 0: the last MLP reads extract tokens alone
 @pytest.mark.parametrize("kind", ["pre", "post", "lstm"])
-def test_a_pack_is_its_sequences_alone(kind):
+def test_a_pack_is_its_sequences_alone(kind, lm_weight):
     model = model_of(kind).double()
-    batch = (*batch_of(EXAMPLES), LABELS)
+    batch = (*batch_of(EXAMPLES), LABELS, lm_weight)
     for a, b in zip(together(model, *batch), alone(model, *batch), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
@@ -105,14 +112,15 @@ def test_lengths_and_prefixes_of_any_kind(shapes):
         st.tuples(st.integers(0, 150), st.lists(st.integers(2, 49), min_size=2, max_size=4)),
         min_size=1,
         max_size=4,
-    )
+    ),
+    st.sampled_from([0.5, 0.0]),
 )
-def test_the_kernels_agree_up_to_bfloat16(shapes):
+def test_the_kernels_agree_up_to_bfloat16(shapes, lm_weight):
     labels = torch.tensor([0] * len(shapes))
     model = model_of("pre")
     with torch.autocast("cpu", torch.bfloat16):
-        logits, loss, gradient = together(model, *batch_of(shapes), labels)
-    exact = alone(model.double(), *batch_of(shapes), labels)
+        logits, loss, gradient = together(model, *batch_of(shapes), labels, lm_weight)
+    exact = alone(model.double(), *batch_of(shapes), labels, lm_weight)
     torch.testing.assert_close(loss, exact[1], rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(logits, exact[0], rtol=2e-2, atol=5e-2)
     assert (gradient - exact[2]).norm() < 0.04 * exact[2].norm()

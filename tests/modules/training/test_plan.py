@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from modules.kernels import ops
-from modules.kernels.ops import in_place_gradients
+from modules.kernels.gradients import in_place_gradients
 from modules.model import checkpoint
 from modules.model.config import GPTConfig, LSTMConfig
 from modules.training import plan

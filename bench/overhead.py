@@ -1,0 +1,157 @@
+"""What Prefect, MLflow and the catalogue cost around a chain's work, accounted for from inside.
+
+    python -m bench.overhead --preset sample --root /tmp/overhead
+
+Every call into one of the three is timed, less what is called back from within it (a flow's or a
+task's own code); calls in threads that run side by side are added up, so the share is an upper
+bound. Start-up (imports, Prefect's temporary server, MLflow's empty database) and the end are told
+apart. Hashing and storing what was made is told by itself: it is the work of publishing, not
+orchestration. Not seen: CPU that Prefect's background threads and server take beside a step.
+"""
+
+import argparse
+import functools
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+BEGAN = time.perf_counter()
+GOAL = 0.02  # issue 7: of the wall time beyond start-up
+OVERHEAD = ("prefect", "mlflow", "catalogue")
+
+
+class Account:
+    """Seconds by category; what is called from within a call counts for its own category."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        self._inside = threading.local()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def timed(self, category: str) -> Iterator[None]:
+        """Charge a block to a category, and not to the one around it."""
+        stack: list[list[float]] = self._inside.__dict__.setdefault("stack", [])
+        own = [0.0]  # seconds of the blocks within
+        stack.append(own)
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            took = time.perf_counter() - began
+            stack.pop()
+            if stack:
+                stack[-1][0] += took
+            with self._lock:
+                self.seconds[category] += took - own[0]
+                self.calls[category] += 1
+
+    def wrap(self, holder: Any, name: str, category: str) -> None:
+        """Charge every call of a function to a category."""
+        function: Callable[..., Any] = getattr(holder, name)
+
+        @functools.wraps(function)
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            with self.timed(category):
+                return function(*arguments, **named)
+
+        setattr(holder, name, wrapped)
+
+    def wrap_reading(self, holder: Any, name: str) -> None:
+        """Charge the blocks of a session to the catalogue."""
+        function = getattr(holder, name)
+
+        @contextmanager
+        def wrapped(address: str) -> Iterator[Any]:
+            with self.timed("catalogue"), function(address) as session:
+                yield session
+
+        setattr(holder, name, wrapped)
+
+
+def watch(account: Account) -> None:
+    """Put the clock around every door of Prefect, MLflow and the catalogue."""
+    from prefect import flow_engine, task_engine
+    from prefect.tasks import Task
+
+    from flows import corpus, devices, evaluate, finetune, pretrain, progress, promote, stage
+    from flows import reproduce as chain
+    from registry import artifacts, db, manifests, projection, tracking, versions
+
+    made = (chain.reproduce, corpus.prepare_corpus, pretrain.pretrain, finetune.finetune)
+    for flow in (*made, evaluate.zero_shot, promote.promote):
+        account.wrap(flow, "fn", "work")
+    account.wrap(stage.Stage, "_make", "work")
+    account.wrap(flow_engine, "run_flow_sync", "prefect")
+    account.wrap(task_engine, "run_task_sync", "prefect")
+    account.wrap(Task, "submit", "prefect")
+    account.wrap(stage, "create_markdown_artifact", "prefect")
+    account.wrap(progress, "_publish", "prefect")
+    account.wrap(devices, "size_of", "prefect")
+    for name in ("start", "finish", "log_points", "log_artifact"):
+        account.wrap(tracking, name, "mlflow")
+    account.wrap(projection, "replay_outbox", "mlflow")
+    for holder in (db, stage):
+        account.wrap(holder, "write", "catalogue")
+        account.wrap_reading(holder, "reading")
+    for holder, name in ((versions, "snapshot"), (versions, "push"), (manifests, "hash_files")):
+        account.wrap(holder, name, "storing")
+    account.wrap(artifacts, "checkout", "storing")
+
+
+def main() -> None:
+    """Run a chain in a new project and print who took how long."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--root", type=Path, required=True, help="a new folder for the project")
+    given = parser.parse_args()
+    here = Path.cwd()
+    given.root.mkdir(parents=True)
+    for name in ("data", "data.dvc"):
+        (given.root / name).symlink_to((here / name).resolve())
+    os.environ["TEXTMILL_ROOT"] = str(given.root.resolve())
+    from flows.settings import enter
+
+    workspace = enter()
+    from registry import projection
+
+    projection.experiment_id(workspace)  # imports mlflow and makes its database: start-up
+    from flows.reproduce import reproduce
+    from modules.presets import RUNS
+
+    account, marks = Account(), dict[str, float]()
+    watch(account)
+    whole = reproduce.fn
+
+    @functools.wraps(whole)
+    def between(*arguments: Any, **named: Any) -> Any:
+        marks["start"] = time.perf_counter()
+        try:
+            return whole(*arguments, **named)
+        finally:
+            marks["end"] = time.perf_counter()
+
+    reproduce.fn = between
+    reproduce(RUNS[given.preset])
+    report(account, marks)
+
+
+def report(account: Account, marks: dict[str, float]) -> None:
+    """Print the account."""
+    wall = marks["end"] - marks["start"]
+    print(f"start-up {marks['start'] - BEGAN:.1f} s, chain {wall:.1f} s wall, then ", end="")
+    print(f"{time.perf_counter() - marks['end']:.1f} s to end the flow run")
+    for name, seconds in account.seconds.most_common():
+        print(f"{name:10} {seconds:8.2f} s  {seconds / wall:7.2%}  {account.calls[name]:6,} calls")
+    cost = sum(account.seconds[name] for name in OVERHEAD) / wall
+    print(f"orchestration ({', '.join(OVERHEAD)}): {cost:.2%} of the chain (goal: {GOAL:.0%})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""R18: many flow runs with faults leave nothing behind: no process, handle, file, row or byte.
+
+200 runs take about three minutes on two idle cores; TEXTMILL_SOAK changes their number.
+"""
+
+import logging
+import os
+import random
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+from prefect import flow
+
+from flows.settings import enter
+from flows.stage import Interrupted, stage
+from modules.config import Config
+from registry import catalogue, db
+from registry.tables import Kind, Status
+
+RUNS = int(os.environ.get("TEXTMILL_SOAK", "200"))
+WARM = 20  # runs until caches and pools have their size
+MEGABYTE = 2**20
+
+
+class Thing(Config):
+    """What one run makes."""
+
+    number: int
+    """Which run it is."""
+
+
+@flow(name="soak", flow_run_name="soak-{number}")
+def soak(number: int, fault: Exception | None) -> None:
+    """Make one artifact, or fail half-way."""
+    with stage("soak", {"number": number}) as at:
+
+        def step(out: Path, progress) -> dict[str, int]:
+            (out / "half").write_bytes(b"x" * 10_000)
+            progress(1, 2, "half")
+            if fault:
+                raise fault
+            (out / "whole").write_text(str(number))
+            return {"bytes": 10_000}
+
+        config = Thing(number=number)
+        at.make(Kind.TOKENS, "soak", step, config=config, inputs={}, version=1)
+        at.log({"loss": 1.0 / (number + 1)})
+
+
+def left(root: Path) -> dict[str, int]:
+    """Count what a run could leave behind."""
+    me = psutil.Process()
+    temporary = [*Path(tempfile.gettempdir()).glob("*"), *Path("/dev/shm").glob("*")]
+    return {
+        "processes": len(me.children(recursive=True)),
+        "handles": me.num_fds(),
+        "temporary": len([path for path in temporary if "pytest" not in path.name]),
+        "unfinished": len(list((root / ".textmill" / "tmp").rglob("*.tmp*"))),
+        "wal": sum(path.stat().st_size for path in (root / ".textmill").glob("*-wal")),
+        "memory": me.memory_info().rss,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_nothing_is_left_behind(prefect_server, in_fresh_project, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    workspace = enter()
+    draw = random.Random(0)
+    faults = [OSError(28, "No space left on device"), Interrupted("stopped"), ValueError("bad row")]
+    planned = [draw.choice(faults) if draw.random() < 0.1 else None for _ in range(RUNS)]
+    for number, fault in enumerate(planned[:WARM]):
+        run(number, fault)
+    before = left(in_fresh_project)
+    for number, fault in enumerate(planned[WARM:], WARM):
+        run(number, fault)
+    after = left(in_fresh_project)
+    logging.getLogger(__name__).warning("before and after: %s, %s", before, after)
+    assert after["processes"] <= before["processes"]
+    assert after["handles"] <= before["handles"] + 2
+    assert after["temporary"] <= before["temporary"]
+    assert after["unfinished"] == 0
+    assert after["wal"] <= 64 * MEGABYTE
+    assert after["memory"] - before["memory"] <= MEGABYTE * (RUNS - WARM) / 50 + 8 * MEGABYTE
+    failed = sum(fault is not None for fault in planned)
+    with db.reading(workspace.database_url) as session:
+        runs = catalogue.list_runs(session, stage="soak", limit=RUNS + 1)
+        made = catalogue.list_artifacts(session, name="soak", limit=RUNS + 1)
+    assert len(runs) == RUNS
+    assert len(made) == RUNS - failed
+    assert sum(run.status == Status.COMPLETED for run in runs) == RUNS - failed
+    assert not any(run.status == Status.RUNNING for run in runs)
+
+
+def run(number: int, fault: Exception | None) -> None:
+    """Run the flow; a planned fault must come out of it."""
+    if fault is None:
+        soak(number, None)
+        return
+    with pytest.raises(type(fault)):
+        soak(number, fault)
