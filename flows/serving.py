@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from registry import artifacts
-from registry.guard import Guard, credentials
+from registry.access import Guard, credentials
 from registry.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from modules.serving.app import OPEN, build
 from modules.serving.limits import Limits
 from modules.serving.slots import Slot
 from registry import artifacts, models, projection
-from registry.guard import credentials
+from registry.access import credentials
 from registry.tables import Kind
 from registry.workspace import Workspace
 
