@@ -16,6 +16,7 @@ from flows import (
     cli_plan,
     cli_predict,
     cli_schedules,
+    cli_serve,
     cli_store,
     cli_study,
     cli_sweep,
@@ -244,6 +245,7 @@ app.add_typer(cli_lineage.app)
 app.add_typer(cli_models.app)
 app.add_typer(cli_plan.app)
 app.add_typer(cli_predict.app)
+app.add_typer(cli_serve.app)
 app.add_typer(cli_store.app)
 app.add_typer(cli_study.app)
 app.add_typer(cli_schedules.app)

@@ -86,6 +86,7 @@ class Guard:
         *,
         is_open: Callable[[Scope], bool] = lambda scope: False,
         prompts: bool = True,
+        bearer: bool = False,
     ) -> None:
         """Let through what has the credentials, names a host of these, and is of their origin.
 
@@ -95,9 +96,12 @@ class Guard:
             hosts: What Host may be, NAME:PORT.
             is_open: Says which requests need no credentials (Host and Origin are still looked at).
             prompts: Whether a browser asks the user for name and password.
+            bearer: Whether the password alone does too, as the bearer token of an API.
         """
         self.app = app
-        self.expected = b"Basic " + base64.b64encode(credentials.encode())
+        self.expected = [b"Basic " + base64.b64encode(credentials.encode())]
+        if bearer:
+            self.expected.append(b"Bearer " + credentials.partition(":")[2].encode())
         self.hosts = {host.lower() for host in hosts}
         self.origins = origins(self.hosts)
         self.is_open = is_open
@@ -120,7 +124,8 @@ class Guard:
 
     def _knows(self, headers: list[tuple[bytes, bytes]]) -> bool:
         given = [value for name, value in headers if name == b"authorization"]
-        return len(given) == 1 and hmac.compare_digest(given[0], self.expected)
+        known = [hmac.compare_digest(given[0], each) for each in self.expected if given]
+        return len(given) == 1 and any(known)
 
 
 def _one(headers: list[tuple[bytes, bytes]], name: bytes) -> str:

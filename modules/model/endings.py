@@ -1,6 +1,7 @@
 """Where a row ends: at end-of-text, or at a stop sequence, which may be several tokens long."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 
 def until(tokens: Iterator[int], stops: list[list[int]], eot: int | None) -> Iterator[int]:
@@ -12,13 +13,13 @@ def until(tokens: Iterator[int], stops: list[list[int]], eot: int | None) -> Ite
         held.append(token)
         if cut_stop(held, stops):
             break
-        ready = len(held) - _begun(held, stops)
+        ready = len(held) - begun(held, stops)
         yield from held[:ready]
         del held[:ready]
     yield from held
 
 
-def _begun(tokens: list[int], stops: list[list[int]]) -> int:
+def begun(tokens: Sequence[Any], stops: Sequence[Sequence[Any]]) -> int:
     """Return how many of the last tokens are the longest beginning of a stop sequence."""
     lengths = range(min(len(tokens), max(map(len, stops), default=1) - 1), 0, -1)
     return next((n for n in lengths if any(tokens[-n:] == s[:n] for s in stops)), 0)

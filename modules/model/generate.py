@@ -2,14 +2,12 @@
 
 A row's tokens depend on its prompt, the seed and its key only: each row has a random stream of its
 own, so batch size and batch mates change nothing (but for rounding where two tokens all but tie).
-A few rows on a CPU go one by one through modules/model/decode.py, which gives the same tokens.
-B rows, T positions, V vocabulary.
+The loop over tokens is modules/model/batch.py.
 """
 
 import random
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from typing import Self
 
 import torch
@@ -17,15 +15,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from modules.config import Config
-from modules.model import decode
+from modules.model.batch import Batch, Row
 from modules.model.beam import beam_search
 from modules.model.endings import cut_stop, until
-from modules.model.gpt import GPT, Cache
-from modules.model.lstm import LSTM, State
-from modules.model.static import compiled_step
+from modules.model.gpt import GPT
+from modules.model.lstm import LSTM
 from modules.tokenizer import Tokenizer
-
-FEW = 2  # rows: faster one by one (12x768: 2.2 x if greedy, 1.5 x if sampled; 4 rows: 1.4, 0.7)
 
 
 class GenerationConfig(Config):
@@ -91,15 +86,14 @@ def generate(
     model.eval()
     for start in range(0, len(order), config.batch_size):
         rows = order[start : start + config.batch_size]
-        if config.num_beams > 1 or (
-            len(rows) <= FEW and not config.compile and decode.usable(model)
-        ):
+        if config.num_beams > 1:
             for i in rows:
-                out[i] = list(_row(model, ready[i], config, streams[i], stops, eot))
+                out[i] = _beams(model, ready[i], config, stops, eot)
             continue
-        batch = _Batch(model, [ready[i] for i in rows], [streams[i] for i in rows], config)
-        for i, tokens in zip(rows, batch.run(stops, eot), strict=True):
-            out[i] = tokens
+        batch = Batch(model, compile=config.compile)
+        batch.add([_row(ready[i], config, streams[i], _collect(out[i], stops, eot)) for i in rows])
+        while batch.running:
+            batch.step()
     model.train(training)
     return out
 
@@ -124,7 +118,11 @@ def stream(
     model.eval()
     try:
         numbers = random.Random(f"{config.seed}/{key}")
-        yield from _row(model, ready, config, numbers, stops, eot)
+        if config.num_beams > 1:
+            yield from _beams(model, ready, config, stops, eot)
+            return
+        tokens = _tokens(model, _row(ready, config, numbers), config.compile)
+        yield from until(tokens, stops, eot)
     finally:
         model.train(training)
 
@@ -140,124 +138,54 @@ def pieces(tokens: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def _row(
-    model: GPT | LSTM,
     prompt: list[int],
     config: GenerationConfig,
     numbers: random.Random,
+    receive: Callable[[int, Tensor], bool] = lambda token, logits: False,
+) -> Row:
+    """Return a row for a batch."""
+    return Row(prompt, config, config.max_new_tokens, numbers, receive)
+
+
+def _collect(
+    new: list[int], stops: list[list[int]], eot: int | None
+) -> Callable[[int, Tensor], bool]:
+    """Return what puts a row's tokens into `new` until they end."""
+
+    def receive(token: int, logits: Tensor) -> bool:
+        if token == eot:
+            return True
+        new.append(token)
+        return cut_stop(new, stops)
+
+    return receive
+
+
+def _tokens(model: GPT | LSTM, row: Row, compile: bool) -> Iterator[int]:
+    """Yield the tokens of one row."""
+    batch = Batch(model, compile=compile)
+    batch.add([row])
+    yield row.tokens[-1]
+    while not row.done:
+        batch.step()
+        yield row.tokens[-1]
+
+
+def _beams(
+    model: GPT | LSTM,
+    prompt: list[int],
+    config: GenerationConfig,
     stops: list[list[int]],
     eot: int | None,
-) -> Iterator[int]:
-    """Yield the tokens that continue one prompt."""
-    if config.num_beams == 1:
-        return until(_tokens(model, prompt, config, numbers), stops, eot)
+) -> list[int]:
+    """Return what beam search finds, without the ending."""
 
     def ends(new: list[int]) -> bool:
         return new[-1] == eot or any(new[-len(ending) :] == ending for ending in stops)
 
     beams, penalty = config.num_beams, config.length_penalty
     best = beam_search(model, prompt, config.max_new_tokens, beams, penalty, ends)
-    return until(iter(best), stops, eot)
-
-
-def _tokens(
-    model: GPT | LSTM, prompt: list[int], config: GenerationConfig, numbers: random.Random
-) -> Iterator[int]:
-    """Yield max_new_tokens tokens after one prompt."""
-    uniforms = [numbers.random() for _ in range(config.max_new_tokens)]
-
-    def choose(logits: Tensor, step: int) -> int:
-        return pick(logits[None].float(), config, [uniforms[step]])[0]
-
-    cache = model.new_cache(1, len(prompt) + config.max_new_tokens)
-    hidden = model(torch.tensor([prompt], device=model.device), cache)  # (1, T, C)
-    token = choose(model.logits(hidden[0, -1]), 0)
-    yield token
-    advance: Callable[[Tensor], Tensor] = partial(model, cache=cache)
-    if isinstance(cache, Cache) and isinstance(model, GPT):
-        if config.compile:
-            advance = compiled_step(model, cache)
-        elif decode.usable(model):
-            later = config.max_new_tokens - 1
-            yield from decode.speculate(model, cache, token, lambda x, i: choose(x, i + 1), later)
-            return
-    for step in range(1, config.max_new_tokens):
-        hidden = advance(torch.tensor([[token]], device=model.device))
-        token = choose(model.logits(hidden[0, -1]), step)
-        yield token
-
-
-def pick(logits: Tensor, config: GenerationConfig, uniforms: list[float]) -> list[int]:
-    """Return one token per row of logits (B, V); `uniforms` are one number in [0, 1) per row."""
-    if config.temperature == 0:
-        return logits.argmax(-1).tolist()
-    k = min(config.top_k or logits.shape[-1], logits.shape[-1])
-    values, ids = logits.double().topk(k)  # (B, k), falling
-    p = (values / config.temperature).softmax(-1)
-    sums = p.cumsum(-1)
-    kept = sums - p < config.top_p  # the fewest that reach top_p: always the first
-    total = sums.masked_fill(~kept, 0.0).amax(-1, keepdim=True)  # (B, 1)
-    u = torch.tensor(uniforms, dtype=p.dtype, device=p.device)[:, None]
-    index = torch.searchsorted(sums, u * total, right=True).clamp_(max=k - 1)  # (B, 1)
-    return ids.gather(1, index).squeeze(1).tolist()
-
-
-class _Batch:
-    """Rows that are continued together; finished ones leave when half of the rows are done."""
-
-    def __init__(
-        self,
-        model: GPT | LSTM,
-        prompts: list[list[int]],
-        streams: list[random.Random],
-        config: GenerationConfig,
-    ) -> None:
-        self.model, self.config = model, config
-        self.prompts, self.streams = prompts, streams
-        self.new: list[list[int]] = [[] for _ in prompts]
-        self.rows = list(range(len(prompts)))  # which rows the cache holds
-
-    def run(self, stops: list[list[int]], eot: int | None) -> list[list[int]]:
-        """Return the new tokens of each row."""
-        done: set[int] = set()
-        compiled = None
-        cache, last = self._read_prompts()  # last: features (B, C) of each row's newest token
-        for step in range(self.config.max_new_tokens):
-            uniforms = [self.streams[row].random() for row in self.rows]
-            ids = pick(self.model.logits(last).float(), self.config, uniforms)
-            done |= {row for row, i in zip(self.rows, ids, strict=True) if i == eot}
-            for row, i in zip(self.rows, ids, strict=True):
-                if row not in done:
-                    self.new[row].append(i)
-                    if cut_stop(self.new[row], stops):
-                        done.add(row)
-            if len(done) == len(self.prompts) or step + 1 == self.config.max_new_tokens:
-                break
-            alive = [i for i, row in enumerate(self.rows) if row not in done]
-            if self.config.compile and isinstance(self.model, GPT) and isinstance(cache, Cache):
-                compiled = compiled or compiled_step(self.model, cache)
-                last = compiled(torch.tensor(ids, device=self.model.device)[:, None])[:, -1]
-                continue
-            if 2 * len(alive) <= len(self.rows):
-                cache, ids = cache.take(alive), [ids[i] for i in alive]
-                self.rows = [self.rows[i] for i in alive]
-            last = self._forward(torch.tensor(ids)[:, None], cache)[:, -1]
-        return self.new
-
-    def _read_prompts(self) -> tuple[Cache | State, Tensor]:
-        """Read all prompts, padded on the right; return the cache and each row's last features."""
-        lengths = [len(prompt) for prompt in self.prompts]
-        longest = max(lengths)
-        cache = self.model.new_cache(len(lengths), longest + self.config.max_new_tokens)
-        padded = torch.tensor([p + [0] * (longest - len(p)) for p in self.prompts])  # (B, T)
-        hidden = self._forward(padded, cache, lengths)  # (B, T, C)
-        ends = torch.tensor(lengths, device=hidden.device) - 1
-        return cache, hidden[torch.arange(len(lengths), device=hidden.device), ends]
-
-    def _forward(
-        self, tokens: Tensor, cache: Cache | State, lengths: list[int] | None = None
-    ) -> Tensor:
-        hidden: Tensor = self.model(tokens.to(self.model.device), cache, lengths)
-        return hidden
+    return list(until(iter(best), stops, eot))
 
 
 def _fit(

@@ -39,6 +39,11 @@ class Cache:
         return not any(self.lengths)
 
     @property
+    def full(self) -> bool:
+        """True where a row has no room for one more token."""
+        return max(self.lengths, default=0) >= self.keys.shape[3]
+
+    @property
     def _uniform(self) -> bool:
         return len(set(self.lengths)) <= 1
 
@@ -87,6 +92,22 @@ class Cache:
         index = torch.tensor(rows, device=self.keys.device, dtype=torch.int64)
         keys, values = self.keys.index_select(1, index), self.values.index_select(1, index)
         return Cache(keys, values, [self.lengths[i] for i in rows])
+
+    @staticmethod
+    def join(caches: "list[Cache]") -> "Cache":
+        """Return one cache of the rows of all; the one that is alone is not copied."""
+        if len(caches) == 1:
+            return caches[0]
+        layers, _, heads, _, features = caches[0].keys.shape
+        lengths = [length for cache in caches for length in cache.lengths]
+        room = max(cache.keys.shape[3] for cache in caches)
+        keys = caches[0].keys.new_zeros(layers, len(lengths), heads, room, features)
+        made, start = Cache(keys, torch.zeros_like(keys), lengths), 0
+        for cache in caches:
+            rows, seen = slice(start, start := start + len(cache.lengths)), max(cache.lengths)
+            made.keys[:, rows, :, :seen] = cache.keys[:, :, :, :seen]
+            made.values[:, rows, :, :seen] = cache.values[:, :, :, :seen]
+        return made
 
 
 class Attention(nn.Module):

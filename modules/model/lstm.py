@@ -20,6 +20,11 @@ class State:
         self.hidden, self.cell = hidden, cell  # (1, B, U) each
         self.lengths = lengths  # tokens read, per row
 
+    @property
+    def full(self) -> bool:
+        """Never: it remembers a row of any length in the same room."""
+        return False
+
     def peek(self) -> "State":
         """Return a state to read on with; this one stays as it is."""
         return State(self.hidden, self.cell, list(self.lengths))
@@ -29,6 +34,13 @@ class State:
         index = torch.tensor(rows, device=self.hidden.device, dtype=torch.int64)
         lengths = [self.lengths[i] for i in rows]
         return State(self.hidden[:, index], self.cell[:, index], lengths)
+
+    @staticmethod
+    def join(states: "list[State]") -> "State":
+        """Return one state of the rows of all."""
+        hidden, cell = zip(*((state.hidden, state.cell) for state in states), strict=True)
+        lengths = [length for state in states for length in state.lengths]
+        return State(torch.cat(hidden, 1), torch.cat(cell, 1), lengths)
 
 
 class LSTM(Decoder):

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
+from modules.model.batch import pick
 from modules.model.checkpoint import save
-from modules.model.generate import GenerationConfig, generate, pick, pieces, stream
+from modules.model.generate import GenerationConfig, generate, pieces, stream
 from modules.model.gpt import GPT, GPTConfig
 from modules.model.lstm import LSTM, LSTMConfig
 from modules.model.static import compiled_step
@@ -203,7 +204,7 @@ def test_a_compiled_step_is_compiled_once(norm):
 def test_compiled_tokens_are_the_same(monkeypatch, batch_size):
     torch.manual_seed(0)
     model, eager = GPT(CONFIG).eval(), partial(compiled_step, backend="eager")
-    monkeypatch.setattr("modules.model.generate.compiled_step", eager)
+    monkeypatch.setattr("modules.model.batch.compiled_step", eager)
     config = SAMPLED.but(batch_size=batch_size)
     expected = generate(model, PROMPTS, config, eot=5)
     assert generate(model, PROMPTS, config.but(compile=True), eot=5) == expected
