@@ -237,8 +237,8 @@ def test_no_spelling_leaves_a_folder(site):
             body = {"planted": True} if method == "PUT" else None
             status, answer = ask(site, port, method, place.format(spelling), body)
             leaked = any(secret in answer for secret in SECRETS)
-            # Prefect's pages are drawn in the browser: what is no file is the one page. MLflow sends
-            # double slashes to the name without them, and refuses some names by a 500 that says so.
+            # Prefect's pages are drawn in the browser: what is no file is the one page. MLflow
+            # redirects double slashes to the name without, and refuses some names by a 500.
             refused = 400 <= status < 500 or status == 308 or b"Invalid artifact path" in answer
             if leaked or not (refused or answer == index or shows_nothing(method, answer)):
                 bad.append((status, method, place.format(spelling), answer[:60]))
