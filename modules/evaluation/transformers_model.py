@@ -28,6 +28,16 @@ class Memory:
         """Tokens read, per row."""
         return [len(row) for row in self.rows]
 
+    @property
+    def full(self) -> bool:
+        """Never: it holds rows of any length."""
+        return False
+
+    @staticmethod
+    def join(memories: "list[Memory]") -> "Memory":
+        """Return one memory of the rows of all."""
+        return Memory([row for memory in memories for row in memory.rows])
+
     def peek(self) -> "Memory":
         """Return a memory to read on with; this one stays as it is."""
         return Memory(list(self.rows))

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import threading
+import time
 
 import httpx
 import pytest
@@ -207,6 +208,9 @@ def test_a_failing_model_is_500_and_the_next_request_is_answered(client, slot, m
     from modules.model.batch import Batch
 
     assert ask(client).status_code == 200
+    until = time.monotonic() + 10  # the answer is sent before its row is let go
+    while slot.current.engine.running and time.monotonic() < until:
+        time.sleep(0.01)
     assert (slot.current.engine.running, slot.current.engine.waiting) == (0, 0)
     with monkeypatch.context() as patch:
         patch.setattr(Batch, "add", lambda self, rows: 1 / 0)
