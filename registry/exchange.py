@@ -138,7 +138,7 @@ def _rows(ws: Workspace, references: Sequence[str]) -> list[tables.Artifact]:
     """Return the rows that are meant and all their ancestors, parents first; not removed ones."""
     with db.reading(ws.database_url) as session:
         if not references:
-            rows = catalogue.list_artifacts(session, limit=10**9)
+            rows = catalogue.list_artifacts(session, limit=None)
         else:
             asked = [artifacts.look_up(ws, reference).fingerprint for reference in references]
             rows = list(_with_ancestors(session, asked).values())

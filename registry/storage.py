@@ -5,6 +5,7 @@ Looks at names only: `versions.verify` hashes the bytes of one version.
 
 import os
 import secrets
+from typing import Any
 
 from registry import catalogue, db, objects
 from registry.objects import StorageError
@@ -35,17 +36,18 @@ def probe(ws: Workspace) -> str:
 
 
 def missing(ws: Workspace) -> dict[str, int]:
-    """Return {fingerprint: how many objects are missing at the storage} of published artifacts."""
+    """Return {fingerprint: how many objects the storage lacks} of all that gc has not given up."""
     remote = objects.remote(ws)
     there = set(remote.all()) if remote.fs.exists(remote.path) else set()
     with db.reading(ws.database_url) as session:
-        rows = catalogue.list_artifacts(session)
-    lacking = {row.fingerprint: _lacking(ws, row.dvc_md5, there) for row in rows}
+        rows = catalogue.list_artifacts(session, limit=None)
+    kept = [row for row in rows if row.removed is None]
+    lacking = {row.fingerprint: _lacking(remote, row.dvc_md5, there) for row in kept}
     return {fingerprint: count for fingerprint, count in lacking.items() if count}
 
 
-def _lacking(ws: Workspace, md5: str, there: set[str]) -> int:
+def _lacking(remote: Any, md5: str, there: set[str]) -> int:
     """Count a version's objects that are not there; one if not even its listing is."""
     if md5 not in there:
         return 1
-    return sum(oid not in there for oid in objects.members([objects.remote(ws)], md5))
+    return sum(oid not in there for oid in objects.members([remote], md5))

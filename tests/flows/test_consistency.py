@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from flows import consistency
-from registry import artifacts, catalogue, db, projection, storage
+from registry import artifacts, catalogue, db, gc, projection, storage
 from registry.tables import Run, Status
 from registry.workspace import Workspace
-from tests.registry.conftest import make
+from tests.registry.conftest import make, start_run
 
 
 @pytest.fixture
@@ -55,6 +55,16 @@ def test_what_the_storage_lost_is_named_and_sent_again(ws, suffix):
     assert consistency.published_check(ws).good
 
 
+def test_what_gc_gave_up_is_not_missed(ws):
+    make(ws, name="kept", config={"n": 1}, files={"k": b"1"})
+    old = make(ws, name="a", config={"n": 2}, files={"h": b"22"})
+    make(ws, name="a", config={"n": 3}, files={"h": b"33"})
+    assert [item.what for item in gc.collect(ws, gc.Places(storage=True))]
+    with db.reading(ws.database_url) as session:
+        assert catalogue.find_artifact(session, old.fingerprint).removed
+    assert consistency.published_check(ws).good
+
+
 def test_a_damaged_copy_is_not_sent(ws):
     made = make(ws, files={"h": b"22"})
     for path in [*objects(ws), *(ws.state / "dvc" / ".dvc" / "cache").rglob("*")]:
@@ -66,22 +76,10 @@ def test_a_damaged_copy_is_not_sent(ws):
     assert storage.missing(ws) == {made.fingerprint: 1}
 
 
-def start(ws, **changes) -> str:
-    def add(session):
-        run = catalogue.start_run(
-            session, stage="pretrain", name="a", config={}, git_commit="", data_version=""
-        )
-        for name, value in changes.items():
-            setattr(run, name, value)
-        return run.id
-
-    return db.write(ws.database_url, add)
-
-
 def test_fix_marks_the_dead_and_no_one_else(ws, monkeypatch):
     rows = tuple(row for row in consistency.CHECKS if row[0] is consistency.dead_check)
     monkeypatch.setattr(consistency, "CHECKS", rows)
-    dead, alive = start(ws, pid_started=1), start(ws)
+    dead, alive = start_run(ws, pid_started=1), start_run(ws)
     (found,) = consistency.examine_state(ws)
     assert not found.good and found.found.startswith("1 runs died") and "--fix" in found.mend
     (found,) = consistency.examine_state(ws, fix=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from registry import artifacts, projection
+from registry import artifacts, catalogue, db, projection
 from registry.artifacts import Artifact
 from registry.workspace import Workspace
 
@@ -80,3 +80,17 @@ def plugged(tmp_path_factory: pytest.TempPathFactory) -> str:
     ]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
     return os.pathsep.join([str(ROOT), str(info.parent)])
+
+
+def start_run(ws: Workspace, **changes: object) -> str:
+    """Record that this process begins a step, with some columns changed; return the run."""
+
+    def add(session):
+        run = catalogue.start_run(
+            session, stage="pretrain", name="a", config={}, git_commit="", data_version=""
+        )
+        for name, value in changes.items():
+            setattr(run, name, value)
+        return run.id
+
+    return db.write(ws.database_url, add)

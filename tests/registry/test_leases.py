@@ -6,20 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from registry import catalogue, db, leases
 from registry.tables import Run, Status, now
+from tests.registry.conftest import start_run
 
 DUE = datetime(2026, 3, 29, 2, 0, tzinfo=UTC)  # the night in which Europe's clocks jump
-
-
-def start(ws, **changes) -> str:
-    def add(session):
-        made = catalogue.start_run(
-            session, stage="pretrain", name="a", config={}, git_commit="", data_version=""
-        )
-        for name, value in changes.items():
-            setattr(made, name, value)
-        return made.id
-
-    return db.write(ws.database_url, add)
 
 
 def test_a_time_is_taken_once(ws):
@@ -45,9 +34,9 @@ def test_racers_for_a_time_have_one_winner(ws):
 
 
 def test_silence_elsewhere_is_death_after_thirty_seconds(ws):
-    silent = start(ws, host="another", heartbeat=now() - timedelta(seconds=31))
-    alive = start(ws, host="another", heartbeat=now() - timedelta(seconds=29))
-    mine = start(ws, heartbeat=now() - timedelta(days=365))  # a clock that jumped kills nobody here
+    silent = start_run(ws, host="another", heartbeat=now() - timedelta(seconds=31))
+    alive = start_run(ws, host="another", heartbeat=now() - timedelta(seconds=29))
+    mine = start_run(ws, heartbeat=now() - timedelta(days=365))  # this host's are known by pid
     assert [run.id for run in leases.reap(ws)] == [silent]
     with db.reading(ws.database_url) as session:
         assert session.get(Run, alive).status == Status.RUNNING
@@ -56,7 +45,7 @@ def test_silence_elsewhere_is_death_after_thirty_seconds(ws):
 
 def test_heartbeat_speaks_for_this_process_only(ws):
     before = now() - timedelta(minutes=5)
-    mine, other = start(ws, heartbeat=before), start(ws, heartbeat=before, host="another")
+    mine, other = start_run(ws, heartbeat=before), start_run(ws, heartbeat=before, host="another")
     db.write(ws.database_url, catalogue.heartbeat)
     with db.reading(ws.database_url) as session:
         assert session.get(Run, mine).heartbeat > before + timedelta(minutes=4)
@@ -64,7 +53,7 @@ def test_heartbeat_speaks_for_this_process_only(ws):
 
 
 def test_a_reaped_run_is_killed_in_mlflow(ws):
-    start(ws, host="another", heartbeat=now() - timedelta(hours=1), mlflow_run_id="local-1")
+    start_run(ws, host="another", heartbeat=now() - timedelta(hours=1), mlflow_run_id="local-1")
     leases.reap(ws)
     from registry import outbox
 
@@ -74,8 +63,8 @@ def test_a_reaped_run_is_killed_in_mlflow(ws):
 
 
 def test_a_flow_run_is_gone_with_the_process_of_its_last_step(ws):
-    start(ws, flow_run_id="alive")
-    start(ws, flow_run_id="dead", pid_started=1)
-    start(ws, flow_run_id="elsewhere", host="another", pid_started=1)
+    start_run(ws, flow_run_id="alive")
+    start_run(ws, flow_run_id="dead", pid_started=1)
+    start_run(ws, flow_run_id="elsewhere", host="another", pid_started=1)
     gone = [name for name in ("alive", "dead", "elsewhere", "?") if leases.is_gone(ws, name)]
     assert gone == ["dead"]
