@@ -78,6 +78,7 @@ def status() -> None:
     """Show what is running, what was interrupted, and where the UIs are."""
     from flows.settings import enter, running_services
     from registry import catalogue
+    from registry.access import secret_file
     from registry.db import reading
 
     workspace = enter()
@@ -85,7 +86,8 @@ def status() -> None:
     if services:
         console.print(
             f"up (pid {services['pid']}): "
-            f"Prefect {services['prefect']}, MLflow {services['mlflow']}"
+            f"Prefect {services['prefect']}, MLflow {services['mlflow']}; "
+            f"log in with the text of {secret_file(workspace)}"
         )
     else:
         console.print("servers: not running (start them with `textmill up`)")

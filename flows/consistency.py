@@ -6,6 +6,7 @@ CHECKS stands the one that mends; `textmill doctor --fix` looks again after it.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from flows.orphans import orphans, stop_orphans
 from flows.settings import running_services
@@ -135,9 +136,14 @@ def prefect_check(workspace: Workspace) -> Check:
 
 def crash_gone(workspace: Workspace) -> None:
     """Show Prefect's runs of dead processes as crashed."""
-    from flows import slots
+    from flows import reaper, slots
 
-    slots.set_states(slots.gone(workspace), slots.INTERRUPTED)
+    for run in slots.gone(workspace):
+        crash = partial(
+            leases.enqueue_crash, flow_run_id=str(run.id), message="its process is gone"
+        )
+        db.write(workspace.database_url, crash)
+    reaper.tell_prefect(workspace)
 
 
 def orphan_check(workspace: Workspace) -> Check:

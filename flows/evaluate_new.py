@@ -28,17 +28,27 @@ def evaluate_new(
 
     Returns:
         Fingerprint -> what `promote` decided.
+
+    Raises:
+        ValueError: some could not be scored, after all others were; names each with its reason.
     """
     tasks = [task.name for task in config.chosen()]
     with stage("evaluate_new", {"newest": newest} | config.model_dump(mode="json")) as at:
         with reading(at.workspace.database_url) as session:
             found = catalogue.unscored(session, Kind.CHECKPOINT, tasks, limit=newest)
-        decided = {}
+        decided, failed = {}, []
         for checkpoint in reversed(found):
-            zero_shot(config, name=checkpoint.name, checkpoint=checkpoint.fingerprint)
-            model = f"textmill-{checkpoint.name}"
-            result = promote(model, checkpoint=checkpoint.fingerprint)
-            decided[checkpoint.fingerprint] = str(result["decision"])
+            try:
+                zero_shot(config, name=checkpoint.name, checkpoint=checkpoint.fingerprint)
+                result = promote(f"textmill-{checkpoint.name}", checkpoint=checkpoint.fingerprint)
+                decided[checkpoint.fingerprint] = str(result["decision"])
+            except (ValueError, FileNotFoundError) as error:  # the others have their turn
+                logger.warning("%s: %s", checkpoint.name, error)
+                failed.append(
+                    f"checkpoint/{checkpoint.name}@{checkpoint.fingerprint[:12]}: {error}"
+                )
+        if failed:
+            raise ValueError(f"{len(decided)} scored, {len(failed)} not: {'; '.join(failed)}")
         if not decided:
             logger.info("every checkpoint has its scores")
         return decided

@@ -64,7 +64,7 @@ class Addresses:
         Raises:
             ValueError: a port is taken, or a host that others reach has no name they reach it by.
         """
-        if self.host not in (HOST, "localhost", "::1") and not self.names:
+        if self.host not in (HOST, "localhost") and not self.names:
             raise ValueError(
                 f"--host {self.host} lets other machines in; say by which name they reach it: "
                 "--allow-host NAME (repeatable). Put TLS in front: credentials travel in clear"
@@ -73,12 +73,17 @@ class Addresses:
             (self.prefect_port, "--prefect-port"),
             (self.mlflow_port, "--mlflow-port"),
         ):
-            if not port_is_free(port):
+            if not port_is_free(port, self.here):
                 raise ValueError(f"port {port} is taken; choose another one with {flag}")
+
+    @property
+    def here(self) -> str:
+        """The address by which this machine itself reaches them."""
+        return HOST if self.host in (HOST, "localhost", "0.0.0.0") else self.host
 
     def hosts(self, port: int) -> list[str]:
         """Return what Host may be; a name with a port of its own (a proxy's) is taken as it is."""
-        own = [f"{name}:{port}" for name in (HOST, "localhost")]
+        own = [f"{name}:{port}" for name in dict.fromkeys((HOST, "localhost", self.here))]
         return own + [name if ":" in name else f"{name}:{port}" for name in self.names]
 
 
@@ -118,7 +123,7 @@ def make_services(workspace: Workspace, at: Addresses) -> list[Service]:
 
 def urls(at: Addresses) -> tuple[str, str]:
     """Return the addresses by which this machine reaches Prefect's API and MLflow."""
-    return f"http://{HOST}:{at.prefect_port}/api", f"http://{HOST}:{at.mlflow_port}"
+    return f"http://{at.here}:{at.prefect_port}/api", f"http://{at.here}:{at.mlflow_port}"
 
 
 def up(
@@ -158,7 +163,7 @@ def up(
                 {"pid": os.getpid(), "prefect": api, "mlflow": tracking},
             )
             say(
-                f"Prefect UI   http://{HOST}:{at.prefect_port}/deployments\n"
+                f"Prefect UI   http://{at.here}:{at.prefect_port}/deployments\n"
                 f"MLflow UI    {tracking}/#/models?workflowType=machine_learning\n"
                 f"Log in with  the text of {secret_file(workspace)}: Prefect asks for all of it, "
                 "MLflow for name and password (before and after the colon)\n"

@@ -1,8 +1,6 @@
 """A scheduled time of a deployment is used once, whatever Prefect's own database says."""
 
 import logging
-from collections.abc import Iterable
-from uuid import UUID
 
 from prefect import get_client
 from prefect.client.schemas.filters import (
@@ -12,18 +10,14 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.context import FlowRunContext
-from prefect.exceptions import Abort, ObjectNotFound
+from prefect.exceptions import Abort
 from prefect.runtime import deployment
-from prefect.states import Cancelled, Crashed, State
+from prefect.states import Cancelled, State
 
 from registry import leases
 from registry.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
-INTERRUPTED: State = Crashed(
-    name="Interrupted", message="its process is gone; run it again to go on"
-)
 
 
 def take_slot(workspace: Workspace) -> None:
@@ -57,18 +51,3 @@ def gone(workspace: Workspace) -> list[FlowRun]:
     with get_client(sync_client=True) as client:
         shown = client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running))
     return [run for run in shown if leases.is_gone(workspace, str(run.id))]
-
-
-def set_states(runs: Iterable[FlowRun | str | None], state: State) -> None:
-    """Set the state of flow runs that have not ended; one that Prefect does not know is left."""
-    names = [str(run.id if isinstance(run, FlowRun) else run) for run in runs]
-    if not names:
-        return
-    with get_client(sync_client=True) as client:
-        for name in names:
-            try:
-                found = client.read_flow_run(UUID(name))
-            except ObjectNotFound:
-                continue
-            if found.state is None or not found.state.is_final():
-                client.set_flow_run_state(found.id, state, force=True)

@@ -74,12 +74,12 @@ class Service:
         self.process.wait()
 
 
-def port_is_free(port: int) -> bool:
-    """Tell whether a server could listen on this loopback port."""
+def port_is_free(port: int, host: str = HOST) -> bool:
+    """Tell whether a server could listen on this port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError:
             return False
     return True

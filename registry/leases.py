@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from registry import catalogue, db, outbox, tracking
+from registry import catalogue, db, outbox, projection, tracking
 from registry.provenance import process_started, this_host
 from registry.tables import Run, Slot
 from registry.workspace import Workspace
@@ -43,9 +43,10 @@ def _beat(ws: Workspace) -> None:
 
 
 def reap(ws: Workspace) -> list[Run]:
-    """Set the runs of dead processes to INTERRUPTED, and to KILLED in MLflow; return them.
+    """Set the runs of dead processes to INTERRUPTED; return them.
 
-    What Prefect must be told of them is in the outbox then (flows/reaper.py tells it).
+    What must be told of them is in the outbox then: MLflow is told at once if it answers, Prefect
+    by flows/reaper.py.
     """
     with db.reading(ws.database_url) as session:
         if not catalogue.interrupted_runs(session):
@@ -53,17 +54,25 @@ def reap(ws: Workspace) -> list[Run]:
     dead = db.write(ws.database_url, _reap)
     for run in dead:
         log.info("run %s (%s %s) is interrupted: %s", run.id, run.stage, run.name, run.detail)
-        if run.mlflow_run_id:
-            tracking.finish(ws, run.mlflow_run_id, "KILLED")
+    projection.replay_outbox(ws)
     return dead
 
 
 def _reap(session: Session) -> list[Run]:
+    """Mark dead runs, and note what MLflow and Prefect must be told, in one transaction."""
     dead = catalogue.reap_runs(session)
+    for run in dead:
+        if run.mlflow_run_id:
+            tracking.finish_later(session, run.mlflow_run_id, "KILLED")
     for flow_run, detail in {run.flow_run_id: run.detail for run in dead}.items():
         if flow_run:
-            outbox.enqueue(session, PREFECT, "crash", flow_run, {"message": detail})
+            enqueue_crash(session, flow_run, detail)
     return dead
+
+
+def enqueue_crash(session: Session, flow_run_id: str, message: str) -> None:
+    """Note that Prefect must show a flow run as crashed."""
+    outbox.enqueue(session, PREFECT, "crash", flow_run_id, {"message": message})
 
 
 def is_gone(ws: Workspace, flow_run_id: str) -> bool:

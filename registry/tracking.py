@@ -14,8 +14,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from sqlalchemy.orm import Session
+
+from registry import outbox
 from registry.actions import LOCAL
-from registry.projection import experiment_id, is_server, replay_outbox, tell, try_again
+from registry.projection import (
+    REPLAYED,
+    SYSTEM,
+    experiment_id,
+    is_server,
+    replay_outbox,
+    tell,
+    try_again,
+)
 from registry.provenance import git_commit
 from registry.versions import data_version
 from registry.workspace import Workspace
@@ -145,6 +156,12 @@ def log_figure(ws: Workspace, run_id: str, figure: Figure, name: str) -> None:
 def finish(ws: Workspace, run_id: str, status: RunStatus = "FINISHED") -> None:
     """Set how a run ended."""
     tell(ws, "finish", run_id, {"run": run_id, "status": status, "time": _milliseconds()})
+
+
+def finish_later(session: Session, run_id: str, status: RunStatus) -> None:
+    """Note in a transaction that MLflow must be told how a run ended."""
+    payload = {"run": run_id, "status": status, "time": _milliseconds(), REPLAYED: True}
+    outbox.enqueue(session, SYSTEM, "finish", run_id, payload)
 
 
 def page(ws: Workspace, run_id: str) -> str | None:

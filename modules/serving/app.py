@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import math
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ from modules.serving.limits import Limits
 from modules.serving.page import PAGE
 from modules.serving.slots import Loaded, Slot
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 OPEN = ("/", "/health")  # need no credentials: they tell nothing
 RETRY = {"retry-after": "1"}  # seconds
@@ -105,7 +107,8 @@ class Server:
                 yield "data: [DONE]\n\n"
             except TimeoutError:
                 yield sent(error("the deadline has passed", "timeout"))
-            except Exception:  # the engine's; it is in the log
+            except Exception:  # the answer has begun: the client can be told by an event only
+                log.exception("a streamed answer failed")
                 yield sent(error("the model failed", "server_error"))
             finally:
                 await pieces.aclose()  # type: ignore[attr-defined]  # it is a generator

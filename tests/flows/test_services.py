@@ -14,6 +14,7 @@ from flows import orphans, services
 from flows.settings import RUN_PID, prefect_settings
 from registry.workspace import Workspace
 
+OWN = ["127.0.0.1:80", "localhost:80"]
 SLEEPS = [sys.executable, "-c", "input()", "prefect.server.api.server:create_app"]
 
 
@@ -60,3 +61,22 @@ def test_every_flow_has_a_deployment():
         if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "flow"
     }
     assert flows == {deployment["entrypoint"] for deployment in listed}
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "here", "allowed"),
+    [
+        ("127.0.0.1", (), "127.0.0.1", OWN),
+        ("0.0.0.0", ("box",), "127.0.0.1", [*OWN, "box:80"]),
+        ("10.0.0.7", ("box:443",), "10.0.0.7", [*OWN, "10.0.0.7:80", "box:443"]),
+    ],
+)
+def test_servers_answer_to_the_names_they_are_reached_by(host, names, here, allowed):
+    at = services.Addresses(80, 81, host, names)
+    assert (at.here, at.hosts(80)) == (here, allowed)
+    assert services.urls(at) == (f"http://{here}:80/api", f"http://{here}:81")
+
+
+def test_a_host_that_others_reach_needs_a_name():
+    with pytest.raises(ValueError, match="--allow-host NAME"):
+        services.Addresses(4200, 5000, "0.0.0.0").check()
