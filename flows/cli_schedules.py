@@ -12,17 +12,9 @@ app = typer.Typer()
 @app.command("continue")
 def continue_(preset: Preset = "sample", settings: Setting = None) -> None:
     """Train a preset's champion further on the newest tokens; score it; let it compete."""
-    from modules.presets import SAMPLE_CONTINUED
+    from modules.presets import continued
 
-    run = load_preset(preset, None)
-    config = (
-        SAMPLE_CONTINUED
-        if preset == "sample"
-        else SAMPLE_CONTINUED.but(
-            name=run.name, corpus="", pretrain=run.pretrain, zero_shot=run.zero_shot
-        )
-    )
-    config = changed(config, settings or [])
+    config = changed(continued(load_preset(preset, None)), settings or [])
     begin()
     from flows.continue_pretraining import continue_pretraining
 

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 @flow(name="nightly", flow_run_name="nightly-{config.corpus.name}", task_runner=task_runner())
-def nightly(config: NightlyConfig = presets.SAMPLE_NIGHT) -> str:
+def nightly(config: NightlyConfig = presets.NIGHTS["sample"]) -> str:
     """Get the pages of links that are new or due, and add their texts to a corpus.
 
     Args:

@@ -6,12 +6,8 @@ Sizes are the papers' (GPT-1 paper, section 4.1; GPT-2 paper, Table 2; heads fro
 from typing import TypeVar
 
 from modules import tasks
-from modules.corpus.crawl import FetchConfig
-from modules.corpus.dedup import DedupConfig
-from modules.corpus.extract import ExtractConfig
-from modules.corpus.links import LinksConfig
-from modules.corpus.recipe import CleanConfig, FilterConfig
 from modules.model.config import GPTConfig, LSTMConfig
+from modules.preset_corpora import CORPORA, NIGHTS, OWN_CORPUS, SAMPLE_CORPUS
 from modules.run import (
     ContinueConfig,
     CorpusConfig,
@@ -47,100 +43,6 @@ GPT2_XL = GPT2_SMALL.but(n_layer=48, n_embd=1600, n_head=25)
 LSTM_MODEL = LSTMConfig()  # GPT-1 paper, section 5: one layer of 2048 units, 55.7 M parameters
 # As many parameters as GPT1_MODEL (116.3 M of 116.5 M), which the paper's LSTM has not.
 LSTM_EQUAL = LSTM_MODEL.but(n_units=4160)
-
-# --- inputs --------------------------------------------------------------------------------------
-
-SAMPLE_CORPUS = CorpusConfig(
-    name="sample",
-    dumps=("web/RS_2018-09.xz", "web/RS_2018-11.zst", "web/RS_2018-12.zst"),
-    warcs=("web/pages-00000.warc.gz", "web/pages-00001.warc.gz"),
-    extra=("lm/train.jsonl.zst", "lm/val.jsonl.zst", "lm/test.jsonl.zst"),
-    # The sample is judged by its truth file, which knows neither blocklists nor marks nor length.
-    links=LinksConfig(keep_over_18=True, blocklist="none", block_extensions=False),
-    clean=CleanConfig(filters=FilterConfig(min_words=20)),
-    # A small vocabulary for a small corpus: most of a tiny model would be embeddings otherwise.
-    tokenizer=TokenizerConfig(vocab_size=1024),
-)
-OWN_CORPUS = CorpusConfig(  # the user's: --set corpus.dumps=... and corpus.warcs=...
-    name="webtext", dumps=(), warcs=(), tokenizer=TokenizerConfig(vocab_size=50257)
-)
-
-# --- the replications of WebText (reference/gpt2.md, section 4.1), by their own files ------------
-# All go by one list of hosts and of endings, and extract with Newspaper, which takes the article
-# out of a page; `quality` comes nearest to it here.
-
-JCPETERSON = OWN_CORPUS.but(  # jcpeterson/openwebtext
-    name="jcpeterson",
-    links=LinksConfig(
-        min_karma=3,  # extract_urls.py: score >= 3, of each submission; not over_18
-        karma="submission",
-        blocklist="replications",  # url_utils.py
-    ),
-    extract=ExtractConfig(extractor="quality", min_words=1),  # no length rule
-    clean=CleanConfig(
-        filters=FilterConfig(languages=(), min_words=0),  # neither a language nor a length rule
-        dedup=None,  # deduplicate_urls.py: addresses only
-    ),
-)
-OPENWEBTEXT = JCPETERSON.but(  # Gokaslan and Cohen 2019, "OpenWebTextCorpus" (data set card)
-    name="openwebtext",
-    clean=CleanConfig(
-        filters=FilterConfig(
-            languages=("en",),  # fastText, English only
-            min_words=96,  # 128 tokens
-        ),
-        dedup=DedupConfig(
-            near_threshold=0.5,  # similarity above 0.5 is removed
-            ngram=5,  # sets of 5-grams
-        ),
-    ),
-)
-OPENWEBTEXT2 = JCPETERSON.but(  # EleutherAI/openwebtext2
-    name="openwebtext2",
-    links=LinksConfig(
-        min_karma=3,
-        karma="sum",  # filter_from_reddit_scores.py: total of an address's submissions >= 3
-        keep_over_18=True,  # process_dump_files_sqlite.py: only self posts are left out
-        blocklist="replications",  # scraping/filter.py
-    ),
-    clean=CleanConfig(
-        filters=FilterConfig(languages=(), min_words=0),  # languages noted, none dropped
-        dedup=DedupConfig(
-            near_threshold=0.5,  # minhash_lsh_dedupe.py
-            ngram=5,  # generate_minhashes.py: words
-            permutations=10,  # generate_minhashes.py
-            bands=3,  # of 3 numbers: what datasketch takes for 0.5 and 10 permutations
-            verify=False,  # minhash_lsh_dedupe.py: agreeing in a band is enough
-        ),
-    ),
-)
-MEGATRON = JCPETERSON.but(  # NVIDIA/Megatron-LM, tools/openwebtext, on jcpeterson's addresses
-    name="megatron",
-    clean=CleanConfig(
-        filters=FilterConfig(
-            languages=("en",),  # cleanup_dataset.py: langdetect
-            min_words=96,  # cleanup_dataset.py: 128 tokens
-        ),
-        dedup=DedupConfig(
-            near_threshold=0.9,  # README.md, step 3; group_duplicate_url.py itself says 0.7
-            ngram=5,  # find_duplicates.py
-            ngram_unit="character",  # find_duplicates.py
-            permutations=100,  # find_duplicates.py: num-seeds
-            bands=10,  # find_duplicates.py: num-bands
-            grouping="components",  # group_duplicate_url.py merges groups that share a page
-        ),
-    ),
-)
-# --- nights ---------------------------------------------------------------------------------------
-
-SAMPLE_NIGHT = NightlyConfig(corpus=SAMPLE_CORPUS.but(name="nightly"))
-OWN_NIGHT = NightlyConfig(corpus=OWN_CORPUS, fetch=FetchConfig())  # --set fetch.contact=...
-NIGHTS = {"sample": SAMPLE_NIGHT, "webtext": OWN_NIGHT}
-
-CORPORA = {
-    corpus.name: corpus
-    for corpus in (SAMPLE_CORPUS, OWN_CORPUS, JCPETERSON, OPENWEBTEXT, OPENWEBTEXT2, MEGATRON)
-}
 
 FINETUNE_TASKS = (
     "passage_source",
@@ -214,14 +116,6 @@ SAMPLE = RunConfig(
         | dict.fromkeys(("summarization_manuals", "open_qa"), 40)
         | dict.fromkeys(("translation_en_fr", "translation_fr_en"), 40),
     ),
-)
-SAMPLE_CONTINUED = ContinueConfig(
-    name="sample",
-    pretrain=SAMPLE.pretrain.but(
-        optim=SAMPLE.pretrain.optim.but(lr=0.002),  # a fifth: the weights are good already
-        max_steps=300,
-    ),
-    zero_shot=SAMPLE.zero_shot,
 )
 
 # --- studies of GPT-1 on seven sets (2 cores, an hour each): `textmill study NAME` ---------------
@@ -380,6 +274,23 @@ RUNS = {
         GPT2_XL_RUN,
     )
 }
+
+
+def continued(run: RunConfig) -> ContinueConfig:
+    """Return how a run's champion goes on: an eighth of its length at a fifth of its rate.
+
+    Its weights are good already: a rate from the run's peak would undo what it has learnt.
+    """
+    config = run.pretrain
+    if config.max_steps:
+        shorter = config.but(max_steps=max(1, config.max_steps // 8))
+    else:
+        shorter = config.but(epochs=(config.epochs or 1) / 8)
+    optim = config.optim.but(lr=config.optim.lr / 5)
+    return ContinueConfig(name=run.name, pretrain=shorter.but(optim=optim), zero_shot=run.zero_shot)
+
+
+SAMPLE_CONTINUED = continued(SAMPLE)
 
 
 SHAPES = {  # run -> layers and width of its model's other sizes
