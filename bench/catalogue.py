@@ -20,7 +20,7 @@ from typing import Any
 
 from sqlalchemy import func, insert, select
 
-from registry import catalogue, db, lineage, models, outbox, references
+from registry import catalogue, db, lineage, models, outbox, references, runs
 from registry.tables import Alias, Artifact, InputFile, Lineage, ModelVersion, Run, Score
 from registry.workspace import Workspace
 
@@ -250,8 +250,8 @@ def look_ups(ws: Workspace) -> dict[str, Callable[[], Any]]:
         "open the workspace": lambda: Workspace.open(ws.root),
         "models": lambda: models.list_models(ws, current=True),
         "models NAME": lambda: models.list_models(ws, "textmill-run-7"),
-        "status: newest runs": reading(lambda s: catalogue.list_runs(s, limit=15)),
-        "status: dead runs": reading(catalogue.interrupted_runs),
+        "status: newest runs": reading(lambda s: runs.list_runs(s, limit=15)),
+        "status: dead runs": reading(runs.interrupted_runs),
         "look up model@champion": reading(lambda s: references.find(s, champion)),
         "look up kind/name": reading(lambda s: references.find(s, "checkpoint/run-7")),
         "look up fingerprint": reading(lambda s: references.find(s, fingerprint(77_777)[:12])),

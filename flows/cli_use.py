@@ -77,7 +77,7 @@ def env() -> None:
 def status() -> None:
     """Show what is running, what was interrupted, and where the UIs are."""
     from flows.settings import enter, running_services
-    from registry import catalogue
+    from registry import runs
     from registry.access import secret_file
     from registry.db import reading
 
@@ -92,8 +92,8 @@ def status() -> None:
     else:
         console.print("servers: not running (start them with `textmill up`)")
     with reading(workspace.database_url) as session:
-        dead = {run.id for run in catalogue.interrupted_runs(session)}
-        print_runs(catalogue.list_runs(session, limit=15), dead)
+        dead = {run.id for run in runs.interrupted_runs(session)}
+        print_runs(runs.list_runs(session, limit=15), dead)
 
 
 @app.command()

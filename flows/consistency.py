@@ -10,7 +10,18 @@ from functools import partial
 
 from flows.orphans import orphans, stop_orphans
 from flows.settings import running_services
-from registry import catalogue, db, drift, exchange, leases, outbox, projection, storage, tracking
+from registry import (
+    catalogue,
+    db,
+    drift,
+    exchange,
+    leases,
+    outbox,
+    projection,
+    runs,
+    storage,
+    tracking,
+)
 from registry.workspace import Workspace
 
 
@@ -108,7 +119,7 @@ def mend_aliases(workspace: Workspace) -> None:
 def dead_check(workspace: Workspace) -> Check:
     """Does a run say that it runs though its process is gone?"""
     with db.reading(workspace.database_url) as session:
-        dead = catalogue.interrupted_runs(session)
+        dead = runs.interrupted_runs(session)
     mend = f"run the same command again to continue; {FIX} marks them as interrupted"
     found = f"{len(dead)} runs died without a word"
     return Check("dead runs", not dead, found, mend if dead else "")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.files import write_bytes, write_json
-from registry import artifacts, card, catalogue, db, models
+from registry import artifacts, card, db, models, runs
 from registry.artifacts import Artifact
 from registry.files import check_name, digest
 from registry.provenance import git_commit
@@ -151,7 +151,7 @@ def _start(workspace: Workspace, config: Mapping[str, Any]) -> str:
     """Record that an import begins."""
 
     def work(session: Any) -> str:
-        return catalogue.start_run(
+        return runs.start_run(
             session,
             stage="import",
             name=config["name"],
@@ -166,5 +166,5 @@ def _start(workspace: Workspace, config: Mapping[str, Any]) -> str:
 def _finish(workspace: Workspace, run: str, status: Status, detail: str = "") -> None:
     db.write(
         workspace.database_url,
-        lambda session: catalogue.finish_run(session, run, status, detail),
+        lambda session: runs.finish_run(session, run, status, detail),
     )

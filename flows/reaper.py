@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from flows.settings import running_services
-from registry import catalogue, leases, outbox
+from registry import leases, outbox, runs
 from registry.access import credentials
 from registry.db import reading, write
 from registry.workspace import Workspace
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 5.0  # between two looks; with catalogue.STALE, a death elsewhere shows in 35 s
+LOOK_SECONDS = 5.0  # between two looks; with runs.STALE, a death elsewhere shows in 35 s
 ANSWER_SECONDS = 3.0  # how long Prefect may take
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
@@ -70,7 +70,7 @@ def tell_prefect(workspace: Workspace) -> None:
     with client, suppress(httpx.HTTPError):  # the next look tries again
         for row in rows:
             with reading(workspace.database_url) as session:
-                again = catalogue.is_running(session, row.topic)
+                again = runs.is_running(session, row.topic)
             if not again:  # Prefect may have started the same flow run a second time
                 crash(client, row.topic, str(row.payload["message"]))
             write(workspace.database_url, partial(outbox.mark_done, row_id=row.id))

@@ -29,7 +29,7 @@ from flows.settings import enter
 from flows.slots import take_slot
 from modules.config import Config
 from modules.files import Progress
-from registry import artifacts, catalogue, leases, tracking
+from registry import artifacts, catalogue, leases, runs, tracking
 from registry.artifacts import Artifact
 from registry.db import reading, write
 from registry.provenance import git_commit
@@ -76,7 +76,7 @@ class Stage:
         parent_id = self.parent.run_id if self.parent else None
 
         def start(session: Any) -> str:
-            made: str = catalogue.start_run(
+            made: str = runs.start_run(
                 session,
                 stage=name,
                 name=str(config.get("name") or name),
@@ -106,7 +106,7 @@ class Stage:
                 mlflow_run = self._mlflow_run
                 write(
                     self.workspace.database_url,
-                    lambda session: catalogue.note_mlflow_run(session, self.run_id, mlflow_run),
+                    lambda session: runs.note_mlflow_run(session, self.run_id, mlflow_run),
                 )
                 show_link(tracking.page(self.workspace, mlflow_run), f"MLflow run of {self.name}")
             return self._mlflow_run
@@ -122,7 +122,7 @@ class Stage:
         detail = f"{type(error).__name__}: {error}" if error else ""
         write(
             self.workspace.database_url,
-            lambda session: catalogue.finish_run(session, self.run_id, status, detail),
+            lambda session: runs.finish_run(session, self.run_id, status, detail),
         )
         if self._mlflow_run is not None:
             tracking.finish(self.workspace, self._mlflow_run, IN_MLFLOW[status])

@@ -1,24 +1,19 @@
 """Queries of the catalogue: plain functions, session first."""
 
 import math
-import os
 import re
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, aliased, joinedload, load_only
 
 from registry import tables
 from registry.files import canonical
-from registry.provenance import process_started, this_host
-from registry.tables import Alias, Lineage, ModelVersion, Run, Score, Status, now
+from registry.tables import Alias, Lineage, ModelVersion, Score, now
 
 LOWER_IS_BETTER = re.compile(r"perplexity|ppl|loss|bits_per|bpb|bpc|error")
-STALE = timedelta(seconds=30)  # without a heartbeat on another host, a run counts as dead
 
 
 @dataclass(frozen=True)
@@ -283,124 +278,3 @@ def unscored(
     known = select(func.count(Score.task.distinct())).where(*mine).scalar_subquery()
     query = _narrow(select(tables.Artifact).where(known < len(set(tasks))), kind, None)
     return list(session.scalars(query.limit(limit)))
-
-
-# Runs
-
-
-def start_run(
-    session: Session,
-    *,
-    stage: str,
-    name: str,
-    config: dict[str, Any],
-    git_commit: str,
-    data_version: str,
-    parent_id: str | None = None,
-    flow_run_id: str | None = None,
-    mlflow_run_id: str | None = None,
-) -> Run:
-    """Record that this process begins a step."""
-    run = Run(
-        id=secrets.token_hex(6),
-        stage=stage,
-        name=name,
-        status=Status.RUNNING,
-        config=config,
-        parent_id=parent_id,
-        flow_run_id=flow_run_id,
-        mlflow_run_id=mlflow_run_id,
-        git_commit=git_commit,
-        data_version=data_version,
-        host=this_host(),
-        pid=os.getpid(),
-        pid_started=process_started(os.getpid()) or 0,
-    )
-    session.add(run)
-    session.flush()
-    return run
-
-
-def note_mlflow_run(session: Session, run_id: str, mlflow_run_id: str) -> None:
-    """Record which MLflow run shows a run."""
-    _run(session, run_id).mlflow_run_id = mlflow_run_id
-
-
-def heartbeat(session: Session) -> None:
-    """Say that this process lives, for hosts that cannot see it; by the database's clock."""
-    ours = {"host": this_host(), "pid": os.getpid(), "status": Status.RUNNING}
-    session.execute(update(Run).filter_by(**ours).values(heartbeat=clock(session)))
-
-
-def clock(session: Session) -> datetime:
-    """Return the time that all hosts agree on: PostgreSQL's, or this host's with SQLite."""
-    if session.get_bind().dialect.name == "postgresql":
-        told: datetime = session.scalars(select(func.clock_timestamp())).one()
-        return told
-    return now()
-
-
-def finish_run(session: Session, run_id: str, status: Status, detail: str = "") -> None:
-    """Record how a run ended; COMPLETED is final, whatever comes after."""
-    run = _run(session, run_id)
-    if run.status != Status.COMPLETED:
-        run.status, run.ended, run.detail = status, now(), detail
-
-
-def list_runs(
-    session: Session, *, status: Status | None = None, stage: str | None = None, limit: int = 100
-) -> list[Run]:
-    """Return runs, newest first."""
-    query = select(Run).order_by(Run.started.desc(), Run.id).limit(limit)
-    if status is not None:
-        query = query.where(Run.status == status)
-    if stage is not None:
-        query = query.where(Run.stage == stage)
-    return list(session.scalars(query))
-
-
-def made_by(session: Session, run_id: str) -> list[str]:
-    """Return the fingerprints of what a run and all runs below it made, oldest first."""
-    found, frontier = [run_id], [run_id]
-    while frontier:
-        frontier = list(session.scalars(select(Run.id).where(Run.parent_id.in_(frontier))))
-        found += frontier
-    made = select(tables.Artifact.fingerprint).where(tables.Artifact.run_id.in_(found))
-    return list(session.scalars(made.order_by(tables.Artifact.id)))
-
-
-def interrupted_runs(session: Session, stale: timedelta = STALE) -> list[Run]:
-    """Return the runs that say RUNNING though their process is gone."""
-    running = session.scalars(select(Run).where(Run.status == Status.RUNNING))
-    before = clock(session) - stale
-    return [run for run in running if _is_dead(run, before)]
-
-
-def is_running(session: Session, flow_run_id: str) -> bool:
-    """Tell whether a flow run has a step that runs."""
-    query = select(Run.id).where(Run.flow_run_id == flow_run_id, Run.status == Status.RUNNING)
-    return session.scalars(query.limit(1)).first() is not None
-
-
-def reap_runs(session: Session, stale: timedelta = STALE) -> list[Run]:
-    """Set the runs whose process is gone to INTERRUPTED, and return them."""
-    dead = interrupted_runs(session, stale)
-    for run in dead:
-        run.status, run.ended = Status.INTERRUPTED, now()
-        run.detail = f"process {run.pid} on {run.host} is gone; run the same step again to go on"
-    return dead
-
-
-def _run(session: Session, run_id: str) -> Run:
-    """Return a run that must be there."""
-    run = session.get(Run, run_id)
-    if run is None:
-        raise ValueError(f"no run {run_id!r} in the catalogue")
-    return run
-
-
-def _is_dead(run: Run, before: datetime) -> bool:
-    """Say whether a running run's process is gone: by pid here, by heartbeat elsewhere."""
-    if run.host == this_host():
-        return process_started(run.pid) != run.pid_started
-    return run.heartbeat < before

@@ -21,7 +21,7 @@ import yaml
 from sqlalchemy import select
 from sqlalchemy.orm import Session, load_only
 
-from registry import artifacts, catalogue, db, objects, records, strays, tables, versions
+from registry import artifacts, catalogue, db, objects, records, runs, strays, tables, versions
 from registry.objects import Progress, StorageError, silent
 from registry.records import ArtifactRecord, ModelRecord
 from registry.tables import Artifact, Kind, Lineage, ModelVersion, Status
@@ -261,7 +261,7 @@ def _mark(
     session: Session, elsewhere: Mapping[str, str], *, mark: bool
 ) -> tuple[list[Artifact], dict[int, str]]:
     """Weigh again and mark what goes, unless a run is under way."""
-    dead = {run.id for run in catalogue.interrupted_runs(session)}
+    dead = {run.id for run in runs.interrupted_runs(session)}
     running = [run for run in _running(session) if run.id not in dead]
     if running:
         run = running[0]

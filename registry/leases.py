@@ -13,14 +13,14 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from registry import catalogue, db, outbox, projection, tracking
+from registry import db, outbox, projection, runs, tracking
 from registry.provenance import process_started, this_host
 from registry.tables import Run, Slot
 from registry.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-BEAT_SECONDS = 10.0  # a third of catalogue.STALE: two may be lost
+BEAT_SECONDS = 10.0  # a third of runs.STALE: two may be lost
 PREFECT = "prefect"  # the outbox's system
 
 _beating: set[str] = set()  # databases that a thread of this process tells
@@ -37,7 +37,7 @@ def _beat(ws: Workspace) -> None:
     waiting = threading.Event()
     while not waiting.wait(BEAT_SECONDS):
         try:
-            db.write(ws.database_url, catalogue.heartbeat)
+            db.write(ws.database_url, runs.heartbeat)
         except Exception as error:  # the run goes on; only its lease may run out
             log.warning("the catalogue was not told that this process lives: %s", error)
 
@@ -49,7 +49,7 @@ def reap(ws: Workspace) -> list[Run]:
     by flows/reaper.py.
     """
     with db.reading(ws.database_url) as session:
-        if not catalogue.interrupted_runs(session):
+        if not runs.interrupted_runs(session):
             return []
     dead = db.write(ws.database_url, _reap)
     for run in dead:
@@ -60,7 +60,7 @@ def reap(ws: Workspace) -> list[Run]:
 
 def _reap(session: Session) -> list[Run]:
     """Mark dead runs, and note what MLflow and Prefect must be told, in one transaction."""
-    dead = catalogue.reap_runs(session)
+    dead = runs.reap_runs(session)
     for run in dead:
         if run.mlflow_run_id:
             tracking.finish_later(session, run.mlflow_run_id, "KILLED")

@@ -17,7 +17,7 @@ import psutil
 from flows.settings import running_services
 from modules import presets
 from modules.files import read_jsonl
-from registry import catalogue, db
+from registry import db, runs
 from registry.access import credentials
 from registry.tables import Run
 from registry.workspace import Workspace
@@ -107,8 +107,8 @@ class Live:
     def statuses(self, flow_run: str) -> set[str]:
         """What the catalogue says of a flow run's steps."""
         with db.reading(self.workspace.database_url) as session:
-            runs: list[Run] = catalogue.list_runs(session, limit=1000)
-            return {str(run.status) for run in runs if run.flow_run_id == flow_run}
+            found: list[Run] = runs.list_runs(session, limit=1000)
+            return {str(run.status) for run in found if run.flow_run_id == flow_run}
 
     def events(self) -> list[dict[str, Any]]:
         """What the training process said, over all its attempts."""

@@ -187,11 +187,11 @@ def test_two_corpora_of_one_tokenizer_are_mixed(chain, in_project):
 def test_everything_comes_out_again_byte_for_byte(chain, in_project):
     from flows.remake import reproduce
     from flows.settings import enter
-    from registry import catalogue, db
+    from registry import catalogue, db, runs
 
     workspace = enter()
     with db.reading(workspace.database_url) as session:
-        top = catalogue.list_runs(session, stage="reproduce")[-1]
+        top = runs.list_runs(session, stage="reproduce")[-1]
         made = [row for row in catalogue.list_artifacts(session) if row.name.startswith("tiny")]
     before = {path: path.stat().st_mtime_ns for path in in_project.glob("artifacts/*/*/*")}
     compared = list(reproduce(workspace, top.id))
@@ -207,7 +207,7 @@ def test_everything_comes_out_again_byte_for_byte(chain, in_project):
 
 
 def test_a_difference_is_told_and_kept(chain, in_project, monkeypatch):
-    from flows import remake
+    from flows import remake, same_bytes
     from flows.settings import enter
     from registry.artifacts import look_up
 
@@ -220,7 +220,7 @@ def test_a_difference_is_told_and_kept(chain, in_project, monkeypatch):
         (at.out / "encoder.json").write_text("{}")
 
     monkeypatch.setattr(remake, "again", other)
-    monkeypatch.setattr(remake.provenance, "library_versions", lambda: {"torch": "0.1"})
+    monkeypatch.setattr(same_bytes.provenance, "library_versions", lambda: {"torch": "0.1"})
     compared = remake.remake(workspace, target)
     assert not compared.equal and list(compared.differing) == ["encoder.json"]
     assert compared.same == ["vocab.bpe"] and "0.1 now" in compared.circumstances["torch"]
@@ -335,3 +335,27 @@ def test_a_checkpoint_without_all_scores_is_scored(chain, in_project):
     lost = delete(Score).where(Score.task == presets.TINY.zero_shot.tasks[0])
     db.write(workspace.database_url, lambda session: session.execute(lost).rowcount)
     assert champion.fingerprint in evaluate_new(presets.TINY.zero_shot)
+
+
+def test_a_checkpoint_that_cannot_be_scored_leaves_the_others_their_turn(
+    chain, in_project, monkeypatch
+):
+    from flows import evaluate_new as module
+    from registry import catalogue, db
+    from registry.workspace import Workspace
+
+    with db.reading(Workspace.open(in_project).database_url) as session:
+        bad, good, *_ = catalogue.list_artifacts(session, kind="checkpoint")
+    asked = []
+
+    def zero_shot(config, *, name, checkpoint):
+        asked.append(checkpoint)
+        if checkpoint == bad.fingerprint:
+            raise ValueError("no tokenizer")
+
+    monkeypatch.setattr(module, "zero_shot", zero_shot)
+    monkeypatch.setattr(module, "promote", lambda model, checkpoint: {"decision": "stays"})
+    monkeypatch.setattr(module.catalogue, "unscored", lambda *_, **__: [good, bad])
+    with pytest.raises(ValueError, match=rf"1 scored, 1 not: checkpoint/{bad.name}.*no tokenizer"):
+        module.evaluate_new(presets.TINY.zero_shot)
+    assert asked == [bad.fingerprint, good.fingerprint]

@@ -15,7 +15,7 @@ import pytest
 
 from flows.supervise import HOST, Service, wait_for
 from modules.files import read_jsonl
-from registry import catalogue, db, outbox, projection
+from registry import db, outbox, projection, runs
 from registry.access import client_environment, credentials
 from registry.server import server_command
 from registry.workspace import Workspace
@@ -108,7 +108,7 @@ def points(server: Server) -> list[tuple[int, float]]:
         projection.try_again(workspace)
     with db.reading(workspace.database_url) as session:
         assert outbox.count_pending(session, projection.SYSTEM) == 0
-        run = catalogue.list_runs(session, stage="pretrain", limit=1)[0].mlflow_run_id
+        run = runs.list_runs(session, stage="pretrain", limit=1)[0].mlflow_run_id
     from registry.actions import run_id
 
     client = projection.client(workspace)

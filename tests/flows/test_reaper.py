@@ -12,7 +12,7 @@ import pytest
 from flows import reaper
 from flows.progress import Away
 from flows.settings import services_file
-from registry import catalogue, db, leases, outbox
+from registry import db, leases, outbox, runs
 from registry.tables import Run
 from registry.workspace import Workspace
 
@@ -52,7 +52,7 @@ def died(workspace, flow_run):
     """A run whose process is gone."""
 
     def add(session):
-        made = catalogue.start_run(
+        made = runs.start_run(
             session, stage="s", name="n", config={}, git_commit="", data_version=""
         )
         made.flow_run_id, made.pid_started = flow_run, made.pid_started - 1
@@ -70,7 +70,7 @@ def test_prefect_hears_of_the_dead_once_it_is_there(workspace):
         assert outbox.count_pending(session, leases.PREFECT) == 4
 
     def restart(session):  # Prefect has started one of them a second time
-        made = catalogue.start_run(
+        made = runs.start_run(
             session, stage="s", name="n", config={}, git_commit="", data_version=""
         )
         made.flow_run_id = "again"

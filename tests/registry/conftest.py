@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from registry import artifacts, catalogue, db, projection
+from registry import artifacts, db, projection, runs
 from registry.artifacts import Artifact
 from registry.workspace import Workspace
 
@@ -86,7 +86,7 @@ def start_run(ws: Workspace, **changes: object) -> str:
     """Record that this process begins a step, with some columns changed; return the run."""
 
     def add(session):
-        run = catalogue.start_run(
+        run = runs.start_run(
             session, stage="pretrain", name="a", config={}, git_commit="", data_version=""
         )
         for name, value in changes.items():

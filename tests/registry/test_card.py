@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from registry import artifacts, card, catalogue, db, models
+from registry import artifacts, card, catalogue, db, models, runs
 from registry.licences import licences, named_files
 from registry.workspace import Workspace
 
@@ -28,10 +28,8 @@ def version(ws: Workspace, make) -> int:
     def start(session) -> str:
         config = {"extra": ["lm/train.jsonl.zst"], "name": "sample"}
         facts = {"git_commit": "c" * 40, "data_version": "unpinned"}
-        made = catalogue.start_run(
-            session, stage="prepare_corpus", name="x", config=config, **facts
-        )
-        catalogue.finish_run(session, made.id, "completed")
+        made = runs.start_run(session, stage="prepare_corpus", name="x", config=config, **facts)
+        runs.finish_run(session, made.id, "completed")
         return made.id
 
     run = db.write(ws.database_url, start)

@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
-from registry import catalogue, db
+from registry import catalogue, db, runs
 from registry.environment import configure
 from registry.tables import Base, Run, Status, now
 from registry.workspace import TRACKING, TRACKING_DEFAULT, Workspace, head
@@ -23,7 +23,7 @@ FORK = multiprocessing.get_context("fork")
 
 def start(session, **changes) -> Run:
     fields = {"stage": "s", "name": "n", "config": {}, "git_commit": "c", "data_version": "d"}
-    return catalogue.start_run(session, **(fields | changes))
+    return runs.start_run(session, **(fields | changes))
 
 
 def test_migrations_give_exactly_the_tables(ws: Workspace) -> None:
@@ -48,7 +48,7 @@ def test_migrations_can_be_undone(ws: Workspace) -> None:
         command.downgrade(config, "base")
     assert Workspace.open(ws.root) == ws  # and come back
     with db.reading(ws.database_url) as session:
-        assert catalogue.list_runs(session) == []
+        assert runs.list_runs(session) == []
 
 
 def test_a_current_catalogue_opens_without_alembic(ws: Workspace) -> None:
@@ -168,10 +168,10 @@ def test_runs_whose_process_is_gone_are_interrupted(ws: Workspace) -> None:
         return [run.id for run in (mine, dead, reused, far, near)]
 
     mine, dead, reused, far, near = db.write(ws.database_url, add)
-    reaped = db.write(ws.database_url, lambda s: {run.id for run in catalogue.reap_runs(s)})
+    reaped = db.write(ws.database_url, lambda s: {run.id for run in runs.reap_runs(s)})
     assert reaped == {dead, reused, far}
     with db.reading(ws.database_url) as session:
-        running = {run.id for run in catalogue.list_runs(session, status=Status.RUNNING)}
+        running = {run.id for run in runs.list_runs(session, status=Status.RUNNING)}
         assert running == {mine, near}
         assert session.get(Run, dead).status == "interrupted"
 
@@ -179,7 +179,7 @@ def test_runs_whose_process_is_gone_are_interrupted(ws: Workspace) -> None:
 def test_a_completed_run_stays_completed(ws: Workspace) -> None:
     run_id = db.write(ws.database_url, lambda s: start(s).id)
     for status in (Status.COMPLETED, Status.FAILED):
-        db.write(ws.database_url, lambda s, status=status: catalogue.finish_run(s, run_id, status))
+        db.write(ws.database_url, lambda s, status=status: runs.finish_run(s, run_id, status))
     with db.reading(ws.database_url) as session:
         run = session.get(Run, run_id)
         assert run.status == Status.COMPLETED

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from registry import artifacts, catalogue, db, leases, projection
+from registry import artifacts, catalogue, db, leases, projection, runs
 from registry.tables import Artifact, Run, now
 from registry.workspace import Workspace
 from tests.registry.postgres import BIN, postgres
@@ -36,14 +36,14 @@ print(datetime.now(UTC).isoformat(), *(run.id for run in leases.reap(ws)))
 BEAT_THEN_JUMP = """
 import sys
 from pathlib import Path
-from registry import catalogue, db
+from registry import catalogue, runs, db
 from registry.workspace import Workspace
 ws = Workspace.open(Path(sys.argv[1]))
-db.write(ws.database_url, lambda session: catalogue.start_run(
+db.write(ws.database_url, lambda session: runs.start_run(
     session, stage="s", name="n", config={}, git_commit="", data_version=""))
 print("started", flush=True)
 for _ in sys.stdin:
-    db.write(ws.database_url, catalogue.heartbeat)
+    db.write(ws.database_url, runs.heartbeat)
     print("beat", flush=True)
 """
 
@@ -71,7 +71,7 @@ def opened(root: Path, monkeypatch) -> Workspace:
 
 def add(ws: Workspace, **changes) -> str:
     def work(session) -> str:
-        made = catalogue.start_run(
+        made = runs.start_run(
             session, stage="s", name="n", config={}, git_commit="", data_version=""
         )
         for name, value in changes.items():

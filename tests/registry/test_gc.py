@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from registry import artifacts, catalogue, db, exchange, gc, models, objects, records, versions
+from registry import (
+    artifacts,
+    catalogue,
+    db,
+    exchange,
+    gc,
+    models,
+    objects,
+    records,
+    runs,
+    versions,
+)
 from registry.artifacts import Artifact
 from registry.tables import Status
 from registry.workspace import Workspace
@@ -116,12 +127,12 @@ def test_a_run_under_way_and_an_unknown_need_refuse(ws: Workspace, make) -> None
 
     def start(session) -> str:
         told = {"config": {}, "git_commit": "", "data_version": ""}
-        return catalogue.start_run(session, stage="pretrain", name="x", **told).id
+        return runs.start_run(session, stage="pretrain", name="x", **told).id
 
     run = db.write(ws.database_url, start)
     with pytest.raises(ValueError, match=f"run {run} .pretrain x, pid"):
         collect(ws)
-    db.write(ws.database_url, lambda s: catalogue.finish_run(s, run, Status.COMPLETED))
+    db.write(ws.database_url, lambda s: runs.finish_run(s, run, Status.COMPLETED))
     objects.remove(objects.remote(ws), [new.dvc_md5])
     objects.remove(objects.cache(ws), [new.dvc_md5])
     before = names(ws, gc.STORAGE)

@@ -4,7 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
-from registry import catalogue, db, leases
+from registry import db, leases, runs
 from registry.tables import Run, Status, now
 from tests.registry.conftest import start_run
 
@@ -46,7 +46,7 @@ def test_silence_elsewhere_is_death_after_thirty_seconds(ws):
 def test_heartbeat_speaks_for_this_process_only(ws):
     before = now() - timedelta(minutes=5)
     mine, other = start_run(ws, heartbeat=before), start_run(ws, heartbeat=before, host="another")
-    db.write(ws.database_url, catalogue.heartbeat)
+    db.write(ws.database_url, runs.heartbeat)
     with db.reading(ws.database_url) as session:
         assert session.get(Run, mine).heartbeat > before + timedelta(minutes=4)
         assert session.get(Run, other).heartbeat == before

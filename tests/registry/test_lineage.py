@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select
 
-from registry import catalogue, db, lineage, models, outbox, references, versions
+from registry import catalogue, db, lineage, models, outbox, references, runs, versions
 from registry.files import digest
 from registry.workspace import Workspace
 
@@ -82,8 +82,8 @@ ASKED: dict[str, Callable[[Any], Any]] = {
     "file": lambda s: lineage.made_from_data(s, {x.data for x in lineage.find_inputs(s, "a.zst")}),
     "scores": lambda s: catalogue.leaderboard(s, fingerprint="a" * 64),
     "newest": lambda s: catalogue.list_artifacts(s, kind="links", limit=1),
-    "runs": lambda s: catalogue.list_runs(s, limit=15),
-    "dead runs": catalogue.interrupted_runs,
+    "runs": lambda s: runs.list_runs(s, limit=15),
+    "dead runs": runs.interrupted_runs,
     "outbox": lambda s: outbox.count_pending(s, "mlflow"),
 }
 

@@ -17,6 +17,7 @@ from registry import (
     outbox,
     projection,
     provenance,
+    runs,
     tracking,
 )
 from registry.drift import Drift, drift, mend, open_runs
@@ -386,7 +387,7 @@ def test_runs_that_mlflow_shows_as_running_though_they_ended(store: Workspace) -
         run_id = tracking.start(store, "x")
 
         def work(session):
-            row = catalogue.start_run(
+            row = runs.start_run(
                 session, stage="s", name="a", config={}, git_commit="", data_version=""
             )
             row.mlflow_run_id, row.status = run_id, status
