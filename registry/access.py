@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from registry.files import locked
+from registry.files import locked, write_whole
 from registry.workspace import Workspace
 
 Scope = MutableMapping[str, Any]
@@ -39,24 +39,13 @@ def credentials(ws: Workspace) -> str:
     path = secret_file(ws)
     with locked(ws.state / "locks" / "secret.lock"):
         if not path.exists():
-            _write_private(path, f"{USER}:{secrets.token_urlsafe(SECRET_BYTES)}\n")
+            secret = f"{USER}:{secrets.token_urlsafe(SECRET_BYTES)}\n"
+            write_whole(path, secret.encode(), mode=0o600)
     found = path.read_text().strip()
     user, colon, password = found.partition(":")
     if not (user and colon and password):
         raise ValueError(f"{path} does not hold NAME:PASSWORD; delete it and a new one is made")
     return found
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that nobody else may read, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
 
 
 def client_environment(ws: Workspace) -> dict[str, str]:

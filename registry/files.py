@@ -84,11 +84,11 @@ def fsync_tree(root: Path) -> None:
         fsync(folder)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is either whole and durable or not there."""
+def write_whole(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a file that is either whole and durable or not there; `mode` is cut by the umask."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
