@@ -23,22 +23,20 @@ struct Rule {
   float scale, decay, b1, b2, eps;  // scale: of the gradients (clipping); decay: 1 - lr w
 
   void shrink(float* p, long n) const {
-    for (long j = 0; j < n; j += 16) {
-      __mmask16 some = first(n - j);
-      store(p + j, _mm512_mul_ps(load(p + j, some), set(decay)), some);
+    for (long j = 0; j < n; j += LANES) {
+      mask some = first(n - j);
+      store(p + j, load(p + j, some) * decay, some);
     }
   }
 
   void update(const Weight& w, long at, bool gradient) const {
-    for (long j = at; j < at + w.width; j += 16) {
-      __mmask16 some = first(at + w.width - j);
-      __m512 g = gradient ? _mm512_mul_ps(load(w.g + j, some), set(scale)) : set(0);
-      __m512 m = load(w.m + j, some), v = _mm512_mul_ps(load(w.v + j, some), set(b2));
-      m = _mm512_fmadd_ps(set(1.f - b1), _mm512_sub_ps(g, m), m);
-      v = _mm512_fmadd_ps(set(1.f - b2), _mm512_mul_ps(g, g), v);
-      __m512 below = _mm512_add_ps(_mm512_div_ps(_mm512_sqrt_ps(v), set(w.root)), set(eps));
-      __m512 p = _mm512_mul_ps(load(w.p + j, some), set(decay));
-      p = _mm512_fnmadd_ps(set(w.size), _mm512_div_ps(m, below), p);
+    for (long j = at; j < at + w.width; j += LANES) {
+      mask some = first(at + w.width - j);
+      vec g = gradient ? load(w.g + j, some) * scale : set(0);
+      vec m = load(w.m + j, some), v = load(w.v + j, some) * b2;
+      m += (1.f - b1) * (g - m);
+      v += (1.f - b2) * (g * g);
+      vec p = load(w.p + j, some) * decay - w.size * (m / (root(v) / w.root + eps));
       store(w.m + j, m, some), store(w.v + j, v, some), store(w.p + j, p, some);
     }
   }

@@ -2,8 +2,9 @@
 
 Plain C functions called through ctypes: no headers of PyTorch, so two seconds are enough. The
 library lies in the user's cache folder under the hash of sources, flags and processor; it shares
-PyTorch's OpenMP threads, whose library has the same name. Where there is no compiler or the
-processor lacks AVX512-BF16, callers use their plain PyTorch twins.
+PyTorch's OpenMP threads, whose library has the same name. What it multiplies is what the processor
+is best at: bfloat16 with AVX512-BF16, float32 with AVX2. Where there is no compiler or a processor
+of another kind, callers use their plain PyTorch twins.
 """
 
 import ctypes
@@ -41,6 +42,13 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
+def element() -> torch.dtype | None:
+    """Return what the kernels multiply and store activations as; None: there are none."""
+    if library() is None:
+        return None
+    return torch.bfloat16 if _has("avx512_bf16") else torch.float32
+
+
 def call(name: str, *arguments: Tensor | int | float) -> None:
     """Call a C function: tensors as pointers (contiguous), whole numbers as long."""
     found = library()
@@ -59,20 +67,26 @@ def status() -> str:
     """Return in words whether the kernels are used here, and what to do if not."""
     if reason := _missing():
         return reason
-    return "compiled" if library() else "could not be built; see the log"
+    return f"compiled, {str(element()).split('.')[1]}" if library() else "not built; see the log"
 
 
 def _missing() -> str:
     if os.environ.get(OFF):
         return f"switched off by {OFF}"
-    abilities = torch.cpu.get_capabilities()
-    if not abilities.get("avx512_bf16"):
-        return "the processor has no AVX512-BF16"
-    if abilities.get("amx_bf16"):
+    if _has("amx_bf16"):
         return "the processor has AMX, which PyTorch uses"
+    if not _has("avx512_bf16"):
+        if _has("avx512_f"):
+            return "the processor has AVX512 but not its BF16, which PyTorch uses"
+        if not (_has("avx2") and _has("fma3")):
+            return "the processor has neither AVX2 nor AVX512-BF16"
     if _compiler() is None:
         return "no C++ compiler: install g++"
     return ""
+
+
+def _has(ability: str) -> bool:
+    return bool(torch.cpu.get_capabilities().get(ability))
 
 
 def _compiler() -> str | None:

@@ -4,7 +4,9 @@
 // once; and int8 for one token, in panels of 16 rows, k after k, with a bfloat16 scale for 64 k's
 // of each row.
 // All is float32 but for the int8 weights. C features, H heads of D, N positions of room.
+// Only for processors with AVX512.
 #include "vectors.h"
+#ifdef __AVX512BF16__
 
 namespace {
 
@@ -256,3 +258,5 @@ extern "C" void decode_forward(
     apply(next(p, v, c), in, m, logits, ld, put(logits, ld));
   }
 }
+
+#endif

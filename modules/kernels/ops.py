@@ -1,8 +1,9 @@
 """The kernels as differentiable operations: the two halves of a pre-norm block, and the loss.
 
 Each is one autograd node with a hand-written way back (GPT-2 paper, section 2.3). Activations are
-bfloat16, the residual stream, sums and weights float32. Nothing is kept that is cheap to make
-again: the norm's output and GELU's are recomputed where a product needs them.
+what the processor multiplies best (build.element: bfloat16 or float32), the residual stream, sums
+and weights float32. Nothing is kept that is cheap to make again: the norm's output and GELU's are
+recomputed where a product needs them.
 B rows, T positions, M = B T, R rows of any length, C features, H heads, V vocabulary.
 """
 
@@ -11,27 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.kernels.build import call, library
+from modules.kernels.build import call, element
 from modules.kernels.gradients import all_rows, place, stays
 
 Rows = tuple[Tensor, Tensor, Tensor]  # starts (R + 1,), prefix (R,), branch (B T,) or empty
-HELD = 2**25  # logits held at once, bfloat16: 64 MiB
+HELD = 2**26  # bytes of logits held at once
 
 # Memory that is used again each step: fresh memory costs a page fault every 4 KiB.
-_room = torch.empty(0, dtype=torch.bfloat16)
+_room = torch.empty(0, dtype=torch.uint8)
 
 
 def usable(x: Tensor) -> bool:
-    """Tell whether the kernels take this float32 input: on a CPU, products in bfloat16."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and x.shape[-1] % 2 == 0
-        and torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        and not torch.compiler.is_compiling()
-        and library() is not None
-    )
+    """Tell whether the kernels take this float32 input: on a CPU, in the precision asked for."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
+        return False
+    asked = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return asked == element() and x.shape[-1] % 2 == 0
 
 
 def attention_block(x: Tensor, norm: Any, attn: Any, rows: Rows | None = None) -> Tensor:
@@ -72,9 +68,9 @@ class _AttentionBlock(torch.autograd.Function):
         x = x.contiguous()
         m, c = x.numel() // x.shape[-1], x.shape[-1]
         y, normalised, scale = _normalise(x, norm_w, norm_b, eps)
-        qkv = _bf16(m, 3 * c)
+        qkv = _new(m, 3 * c)
         call("linear", y, w, b, qkv, m, 3 * c, c)
-        a, lse = _bf16(m, c), torch.empty(n_head, m)
+        a, lse = _new(m, c), torch.empty(n_head, m)
         sizes = (len(rows[1]), m, n_head, c // n_head)
         call("attention", qkv, a, lse, *rows, *sizes)
         out = torch.empty_like(x)
@@ -93,7 +89,7 @@ class _AttentionBlock(torch.autograd.Function):
         m, c = len(qkv), dx.shape[-1]
         d = _rounded(dx)
         out.weight("linear_weight", d, a, w=w_out, b=b_out)
-        da, dqkv = _bf16(m, c), _bf16(m, 3 * c)
+        da, dqkv = _new(m, c), _new(m, 3 * c)
         call("linear_input", d, w_out, da, m, c, c)
         call("attention_back", qkv, a, da, lse, dqkv, *rows, *ctx.sizes)
         out.weight("linear_weight_norm", dqkv, normalised, norm_w, norm_b, w=w, b=b)
@@ -108,7 +104,7 @@ class _MLPBlock(torch.autograd.Function):
         x = x.contiguous()
         m, c, inner = x.numel() // x.shape[-1], x.shape[-1], w.shape[0]
         y, normalised, scale = _normalise(x, norm_w, norm_b, eps)
-        h, g = _bf16(m, inner), _bf16(m, inner)
+        h, g = _new(m, inner), _new(m, inner)
         call("linear_gelu", y, w, b, h, g, m, inner, c)
         out = torch.empty_like(x)
         call("linear_residual", g, w_out, b_out, x, out, m, c, inner)
@@ -125,7 +121,7 @@ class _MLPBlock(torch.autograd.Function):
         dx = grads[0].contiguous()
         m, (inner, c) = len(h), w.shape
         d = _rounded(dx)
-        g, dh, dy = _bf16(m, inner), _bf16(m, inner), _bf16(m, c)
+        g, dh, dy = _new(m, inner), _new(m, inner), _new(m, c)
         call("linear_input_gelu", d, w_out, h, dh, g, m, c, inner)
         out.weight("linear_weight", d, g, w=w_out, b=b_out)
         out.weight("linear_weight_norm", dh, normalised, norm_w, norm_b, w=w, b=b)
@@ -147,7 +143,7 @@ class _Loss(torch.autograd.Function):
         dx = torch.empty_like(hidden)
         all_rows(matrix)
         dw, add = place(matrix) if wanted else (matrix, False)
-        step = max(1, HELD // ld)
+        step = max(1, HELD // (ld * x.itemsize))
         for i in range(0, n, step):
             rows = slice(i, min(i + step, n))
             logits, sizes = _logits((rows.stop - i) * ld), (ld, rows.stop - i, v)
@@ -208,31 +204,36 @@ def _even(batch: int, t: int) -> Rows:
 def _normalise(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
     c = x.shape[-1]
     m = x.numel() // c
-    y, normalised, scale = _bf16(m, c), _bf16(m, c), torch.empty(m)
+    y, normalised, scale = _new(m, c), _new(m, c), torch.empty(m)
     call("layer_norm", x, weight, bias, y, normalised, scale, m, c, eps)
     return y, normalised, scale
 
 
 def _rounded(x: Tensor) -> Tensor:
-    """Return x as bfloat16 (M, C)."""
-    y = _bf16(x.numel() // x.shape[-1], x.shape[-1])
-    call("to_bf16", x, y, x.numel())
+    """Return x as what is multiplied (M, C)."""
+    x = x.reshape(-1, x.shape[-1])
+    if element() == x.dtype:
+        return x
+    y = _new(*x.shape)
+    call("to_elements", x, y, x.numel())
     return y
 
 
 def release() -> None:
     """Give the room for logits back; the next loss makes it anew."""
     global _room
-    _room = _bf16(0)
+    _room = _room[:0].clone()
 
 
 def _logits(count: int) -> Tensor:
     """Return room for logits."""
     global _room
-    if _room.numel() < count:
-        _room = _bf16(count)
-    return _room
+    kind = element()
+    assert kind is not None
+    if _room.numel() < count * kind.itemsize:
+        _room = torch.empty(count * kind.itemsize, dtype=torch.uint8)
+    return _room[: count * kind.itemsize].view(kind)
 
 
-def _bf16(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.bfloat16)
+def _new(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=element())

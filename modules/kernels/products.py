@@ -5,21 +5,21 @@ import ctypes
 import torch
 from torch import Tensor
 
-from modules.kernels.build import call, library
+from modules.kernels.build import call, element, library
 
 
 def multiplies(matrices: list[Tensor], dtype: torch.dtype) -> bool:
-    """Tell whether the kernels take these matrices: float32 on a CPU, multiplied in bfloat16."""
+    """Tell whether the kernels take these matrices: float32 on a CPU, multiplied in `dtype`."""
     fitting = all(
         x.device.type == "cpu" and x.dtype == torch.float32 and not (x.shape[0] | x.shape[1]) & 1
         for x in matrices
     )
-    return dtype == torch.bfloat16 and fitting and library() is not None
+    return dtype == element() and fitting
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x W' (M, N) of x (M, K) bfloat16 and a float32 weight (N, K)."""
-    y = torch.empty(len(x), len(weight), dtype=torch.bfloat16)
+    """Return x W' (M, N) of x (M, K) of build.element and a float32 weight (N, K)."""
+    y = x.new_empty(len(x), len(weight))
     call("linear", x, weight, torch.zeros(len(weight)), y, len(x), *weight.shape)
     return y
 

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from modules.kernels.build import library
+from modules.kernels.build import element, library
 from modules.model.gpt import GPT, Block, Cache
 
 PANEL, GROUP = 16, 64  # as in decode.cpp
@@ -28,14 +28,14 @@ _packed: WeakKeyDictionary[GPT, tuple[object, list[Tensor | None]]] = WeakKeyDic
 
 
 def usable(model: nn.Module) -> bool:
-    """Tell whether this model can be decoded here: a float32 GPT on a CPU with the kernels."""
+    """Tell whether this model can be decoded here: a float32 GPT on a CPU with AVX512-BF16."""
     return (
         isinstance(model, GPT)
         and model.device.type == "cpu"
         and {p.dtype for p in model.parameters()} == {torch.float32}
         and model.config.n_embd % GROUP == 0
         and not torch.is_autocast_enabled("cpu")
-        and library() is not None
+        and element() == torch.bfloat16
     )
 
 

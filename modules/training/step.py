@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import Tensor, nn
 
-from modules.kernels.build import library
+from modules.kernels.build import element
 from modules.kernels.gradients import in_place_gradients
 from modules.training import ranks
 from modules.training import state as states
@@ -257,6 +257,6 @@ def environment(config: TrainingConfig) -> dict[str, Any]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     versions = {name: version(name) for name in LIBRARIES}
     threads, layout = torch.get_num_threads(), ranks.layout(config)
-    kernels = config.device_kind == "cpu" and library() is not None  # AdamW's too
+    kernels = element() if config.device_kind == "cpu" else None  # AdamW's too
     known = {"versions": versions, "threads": threads, "device": device, "ranks": layout}
-    return known | {"kernels": kernels}
+    return known | {"kernels": str(kernels)}

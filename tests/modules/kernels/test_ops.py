@@ -13,6 +13,12 @@ from modules.model.gpt import GPT
 from modules.training.optim import newton_schulz, orthogonal
 
 here = pytest.mark.skipif(build.library() is None, reason=f"kernels: {build.status()}")
+in_bfloat16 = build.element() == torch.bfloat16
+LOSS, GRADIENT = (2e-3, 0.03) if in_bfloat16 else (1e-6, 1e-5)  # relative errors
+
+
+def precision() -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16)
 
 
 def model_of(vocab: int, positions: int, width: int, heads: int) -> GPT:
@@ -49,7 +55,7 @@ def fast(model: GPT, *pairs: tuple[torch.Tensor, torch.Tensor], in_place: bool =
     model.zero_grad()
     total = 0.0
     for tokens, targets in pairs:
-        with gradients.in_place_gradients(in_place), torch.autocast("cpu", torch.bfloat16):
+        with gradients.in_place_gradients(in_place), precision():
             loss = model.lm_loss(tokens, targets, share=1 / len(pairs))
             assert loss.grad_fn.name() == "_LossBackward"
         with gradients.in_place_gradients(in_place):
@@ -64,18 +70,18 @@ SIZES += [(65, 5, 32, 2), (777, 64, 160, 10), (8192, 200, 256, 2), (300, 65, 34,
 
 @here
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_loss_and_gradients_are_those_of_float64_up_to_bfloat16(sizes):
+def test_loss_and_gradients_are_those_of_float64_up_to_rounding(sizes):
     model = model_of(*sizes)
     tokens, targets = tokens_of(model, 3)
     loss, gradient = exact(model, tokens, targets)
-    assert fast(model, (tokens, targets)) == pytest.approx(loss, rel=2e-3)
-    assert (flat(model) - gradient).norm() / gradient.norm() < 0.03
+    assert fast(model, (tokens, targets)) == pytest.approx(loss, rel=LOSS)
+    assert (flat(model) - gradient).norm() / gradient.norm() < GRADIENT
     for name, p in model.named_parameters():
         assert p.grad.isfinite().all(), name
 
 
 @here
-def test_it_is_as_near_to_float64_as_autocast_is(monkeypatch):
+def test_it_is_as_near_to_float64_as_pytorch_is(monkeypatch):
     model = model_of(500, 96, 128, 2)
     tokens, targets = tokens_of(model, 2)
     _, gradient = exact(model, tokens, targets)
@@ -83,7 +89,7 @@ def test_it_is_as_near_to_float64_as_autocast_is(monkeypatch):
     ours = (flat(model) - gradient).norm()
     monkeypatch.setattr(ops, "usable", lambda x: False)
     model.zero_grad()
-    with torch.autocast("cpu", torch.bfloat16):
+    with precision():
         model.lm_loss(tokens, targets).backward()
     assert ours < 1.3 * (flat(model) - gradient).norm()
 
@@ -95,7 +101,7 @@ def test_positions_without_a_target_count_nothing():
     targets[0, 7:] = -100
     logits = F.linear(model(tokens), model.wte.weight)
     expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
-    assert fast(model, (tokens, targets)) == pytest.approx(expected.item(), rel=3e-3)
+    assert fast(model, (tokens, targets)) == pytest.approx(expected.item(), rel=2 * LOSS)
 
 
 @here
@@ -132,7 +138,7 @@ def test_no_target_reaches_back_and_no_key_ahead():
     tokens, _ = tokens_of(model, 1)
     changed = tokens.clone()
     changed[0, 50] = (changed[0, 50] + 1) % 100
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), precision():
         a, b = model(tokens), model(changed)
     assert torch.equal(a[0, :50], b[0, :50]) and not torch.equal(a[0, 50:], b[0, 50:])
 
@@ -209,10 +215,10 @@ def test_a_cache_that_others_may_write_is_not_trusted(tmp_path, monkeypatch):
 
 @here
 @pytest.mark.parametrize("shape", [(100, 64), (64, 100), (34, 34), (192, 64), (2, 130)], ids=str)
-def test_newton_schulz_is_that_of_float64_up_to_bfloat16(shape):
+def test_newton_schulz_is_that_of_float64_up_to_rounding(shape):
     torch.manual_seed(0)
     matrices = [torch.randn(shape) for _ in range(3)]
-    assert products.multiplies(matrices, torch.bfloat16)
-    for matrix, got in zip(matrices, orthogonal(matrices, torch.bfloat16), strict=True):
+    assert products.multiplies(matrices, build.element())
+    for matrix, got in zip(matrices, orthogonal(matrices, build.element()), strict=True):
         (exact,) = newton_schulz(matrix[None].double())
-        assert (got - exact).norm() / exact.norm() < 0.03
+        assert (got - exact).norm() / exact.norm() < GRADIENT

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from modules.kernels import ops
 from modules.model import base
 from modules.model.attention import attend, attend_blocks
 from modules.model.gpt import GPT, GPTConfig
@@ -259,6 +260,7 @@ class Largest(TorchDispatchMode):
 
 def test_the_logits_of_a_batch_never_exist_at_once(monkeypatch):
     monkeypatch.setattr(base, "CHUNK", 2**12)
+    monkeypatch.setattr(ops, "HELD", 2**13)
     config = SMALL.but(vocab_size=1000)
     model, tokens = GPT(config), random_tokens(4, 24)
     with Largest() as seen:

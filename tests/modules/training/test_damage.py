@@ -15,6 +15,7 @@ import torch
 from modules.model.base import Decoder
 from modules.training import loop, state
 from modules.training.config import OptimConfig, PretrainConfig
+from modules.training.lm import PretrainModule
 from modules.training.pretrain import pretrain
 from modules.training.state import State
 from modules.training.step import Training
@@ -290,6 +291,8 @@ def poison(monkeypatch, where: str, step: int, bad: float) -> None:
 
     monkeypatch.setattr(Decoder, "lm_loss", loss_of)
     monkeypatch.setattr(Training, "training_step", training_step)
+    if where != "optimizer":  # kernels take no scaled loss
+        monkeypatch.setattr(PretrainModule, "plain_loss", False)
 
 
 def assert_finite(folder: Path) -> None:

@@ -104,6 +104,7 @@ def test_non_finite_steps_are_not_applied(bad, corpus, tiny, tmp_path, monkeypat
         return loss * bad if self.training and len(calls) in (3, 4, 7) else loss
 
     monkeypatch.setattr(Decoder, "lm_loss", sometimes)
+    monkeypatch.setattr(PretrainModule, "plain_loss", False)  # kernels take no scaled loss
     events = []
     pretrain(*paths(corpus), tmp_path, config_of(tiny, max_steps=10), emit=events.append)
     facts = json.loads((tmp_path / "training.json").read_text())
@@ -120,6 +121,7 @@ def test_too_many_bad_steps_in_a_row_stop_the_run(corpus, tiny, tmp_path, monkey
         return real(self, tokens, targets) * (float("nan") if len(calls) > 6 else 1)
 
     monkeypatch.setattr(Decoder, "lm_loss", after_six)
+    monkeypatch.setattr(PretrainModule, "plain_loss", False)  # kernels take no scaled loss
     config = config_of(tiny, checkpoint_every=4, max_bad_steps=3, val_every=0)
     with pytest.raises(FloatingPointError, match="at step 9: not finite 3 steps in a row"):
         pretrain(*paths(corpus), tmp_path, config)
@@ -245,6 +247,7 @@ def test_replayed_steps_change_nothing_and_find_a_wrong_bit(
         return loss * (1 + 1e-6) if len(calls) == 6 else loss  # step 5; 1 is replayed too
 
     monkeypatch.setattr(Decoder, "lm_loss", wrong_once)
+    monkeypatch.setattr(PretrainModule, "plain_loss", False)  # kernels take no scaled loss
     config = config_of(tiny, max_steps=9, checkpoint_every=2, val_every=0, replay_every=4)
     with pytest.raises(RuntimeError, match=r"step 5 computed twice .* gradient of .* at index \["):
         pretrain(*paths(corpus), tmp_path / "wrong", config)

@@ -50,6 +50,7 @@ def bad_batches(monkeypatch):
 
     monkeypatch.setattr(PretrainData, "micro_batch", micro_batch)
     monkeypatch.setattr(PretrainModule, "micro_loss", micro_loss)
+    monkeypatch.setattr(PretrainModule, "plain_loss", False)  # kernels take no scaled loss
     return read
 
 
