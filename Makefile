@@ -29,7 +29,7 @@ up: data
 	@$(BIN)/textmill up
 
 test: dev data
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 proofs: dev data
 	@$(BIN)/python -m pytest -q -m slow --timeout 3600
