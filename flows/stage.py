@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from flows.progress import prefect_pages, reporting
 from flows.reaper import reap
@@ -282,24 +283,28 @@ def stage(name: str, config: Mapping[str, Any]) -> Iterator[Stage]:
         Abort: a scheduled run whose time another one has taken; nothing was done.
     """
     workspace = enter()
-    if _current.get() is None:
-        take_slot(workspace)
-        reap(workspace)
-        leases.keep_alive(workspace)
-    running = Stage(workspace, name, config)
-    token = _current.set(running)
-    try:
-        yield running
-    except (KeyboardInterrupt, TerminationSignal, Interrupted) as error:
-        running.close(Status.INTERRUPTED, error)
-        raise
-    except BaseException as error:
-        running.close(Status.FAILED, error)
-        raise
-    else:
-        running.close(Status.COMPLETED)
-    finally:
-        _current.reset(token)
+    with ExitStack() as until_end:
+        if _current.get() is None:
+            take_slot(workspace)
+            reap(workspace)
+            leases.keep_alive(workspace)
+            # Flows within run in this process: one heartbeat tells of all. Each of its threads
+            # makes its flow wait for a second at the end.
+            until_end.enter_context(temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}))
+        running = Stage(workspace, name, config)
+        token = _current.set(running)
+        try:
+            yield running
+        except (KeyboardInterrupt, TerminationSignal, Interrupted) as error:
+            running.close(Status.INTERRUPTED, error)
+            raise
+        except BaseException as error:
+            running.close(Status.FAILED, error)
+            raise
+        else:
+            running.close(Status.COMPLETED)
+        finally:
+            _current.reset(token)
     if running.parent:
         running.parent.made += running.made
         running.parent.reused += running.reused

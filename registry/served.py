@@ -73,7 +73,12 @@ def requirements() -> list[str]:
 def save(artifact: Artifact, out: Path) -> None:
     """Write an artifact as an MLflow pyfunc model without its weights; nothing is pickled."""
     import mlflow.pyfunc
+    from mlflow.utils import requirements_utils
 
+    # it would look through all files of all packages for the few that we name with their versions
+    if getattr(requirements_utils, "_MODULES_TO_PACKAGES", True) is None:
+        known = {name: [name] for name in ("textmill", *PACKAGES)}
+        requirements_utils._MODULES_TO_PACKAGES = known  # type: ignore[assignment]
     # it tries to predict its example, and warns that it cannot without weights
     logging.getLogger("mlflow.models.signature").setLevel(logging.ERROR)
     tuned = artifact.kind == Kind.TUNED
