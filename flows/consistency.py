@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from flows import reaper
 from flows.orphans import orphans, stop_orphans
 from flows.settings import running_services
 from registry import (
@@ -148,19 +149,22 @@ def prefect_check(workspace: Workspace) -> Check:
 
 def late_check(workspace: Workspace) -> Check:
     """Does a run wait although it was due?"""
-    if not running_services(workspace):
+    services = running_services(workspace)
+    if not services:
         return Check("late runs", True, "not asked: no server is running")
-    from flows import slots
 
     def ask() -> list[str]:
-        return [f"{run.name} waits for a worker of {run.work_pool_name}" for run in slots.late()]
+        asked = {"flow_runs": {"state": {"name": {"any_": ["Late"]}}}}
+        with reaper.prefect_client(workspace, services) as client:
+            found = client.post("flow_runs/filter", json=asked).raise_for_status().json()
+        return [f"{run['name']} waits for a worker of {run['work_pool_name']}" for run in found]
 
     return _asked("late runs", ask, fine="none", mend=NO_WORKER)
 
 
 def crash_gone(workspace: Workspace) -> None:
     """Show Prefect's runs of dead processes as crashed."""
-    from flows import reaper, slots
+    from flows import slots
 
     for run in slots.gone(workspace):
         crash = partial(

@@ -6,7 +6,6 @@ from prefect import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterState,
-    FlowRunFilterStateName,
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
@@ -52,11 +51,3 @@ def gone(workspace: Workspace) -> list[FlowRun]:
     with get_client(sync_client=True) as client:
         shown = client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running))
     return [run for run in shown if leases.is_gone(workspace, str(run.id))]
-
-
-def late() -> list[FlowRun]:
-    """Return the flow runs that were due and that no worker has taken."""
-    named = FlowRunFilterState(name=FlowRunFilterStateName(any_=["Late"]))
-    with get_client(sync_client=True) as client:
-        found: list[FlowRun] = client.read_flow_runs(flow_run_filter=FlowRunFilter(state=named))
-    return found
