@@ -18,9 +18,15 @@ def printed(root, *arguments: str) -> str:
     return " ".join((done.stdout + done.stderr).split())
 
 
+def pause(up, paused: bool) -> None:
+    """Keep the worker from taking runs, or let it; while its SQLite is busy Prefect answers 503."""
+    change = {"is_paused": paused}
+    until("pool", 60, lambda: up.api.patch("work_pools/local", json=change).is_success)
+
+
 def test_a_run_that_no_worker_takes_says_why(tmp_path, data):
     with live(new_project(tmp_path / "project", data)) as up:
-        up.api.patch("work_pools/local", json={"is_paused": True}).raise_for_status()
+        pause(up, True)
         run = up.pretrain(10)
         until("late", 60, lambda: up.ask("GET", f"flow_runs/{run}")["state_name"] == "Late")
         asked = {"logs": {"flow_run_id": {"any_": [run]}}}
@@ -32,7 +38,7 @@ def test_a_run_that_no_worker_takes_says_why(tmp_path, data):
             said = printed(up.root, command)
             assert "late runs" in said and f"{name} waits for a worker" in said
 
-        up.api.patch("work_pools/local", json={"is_paused": False}).raise_for_status()
+        pause(up, False)
         until("taken", 60, lambda: up.state(run) != "SCHEDULED")
         assert "late runs:" not in printed(up.root, "status")
         up.cancel(run)
