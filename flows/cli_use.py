@@ -76,6 +76,7 @@ def env() -> None:
 @app.command()
 def status() -> None:
     """Show what is running, what was interrupted, and where the UIs are."""
+    from flows.consistency import late_check
     from flows.settings import enter, running_services
     from registry import runs
     from registry.access import secret_file
@@ -89,6 +90,9 @@ def status() -> None:
             f"Prefect {services['prefect']}, MLflow {services['mlflow']}; "
             f"log in with the text of {secret_file(workspace)}"
         )
+        late = late_check(workspace)
+        if not late.good:
+            console.print(f"[yellow]late runs: {late.found}[/yellow]; {late.mend}")
     else:
         console.print("servers: not running (start them with `textmill up`)")
     with reading(workspace.database_url) as session:

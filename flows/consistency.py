@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from flows import reaper
 from flows.orphans import orphans, stop_orphans
 from flows.settings import running_services
 from registry import (
@@ -36,6 +37,7 @@ class Check:
 
 
 FIX = "textmill doctor --fix"
+NO_WORKER = "textmill up (pool local), or textmill worker --pool NAME; is the pool paused or full?"
 
 
 def examine_state(workspace: Workspace, *, fix: bool = False) -> Iterator[Check]:
@@ -145,9 +147,24 @@ def prefect_check(workspace: Workspace) -> Check:
     return _asked("Prefect runs", lambda: [f"{run.name} is gone" for run in slots.gone(workspace)])
 
 
+def late_check(workspace: Workspace) -> Check:
+    """Does a run wait although it was due?"""
+    services = running_services(workspace)
+    if not services:
+        return Check("late runs", True, "not asked: no server is running")
+
+    def ask() -> list[str]:
+        asked = {"flow_runs": {"state": {"name": {"any_": ["Late"]}}}}
+        with reaper.prefect_client(workspace, services) as client:
+            found = client.post("flow_runs/filter", json=asked).raise_for_status().json()
+        return [f"{run['name']} waits for a worker of {run['work_pool_name']}" for run in found]
+
+    return _asked("late runs", ask, fine="none", mend=NO_WORKER)
+
+
 def crash_gone(workspace: Workspace) -> None:
     """Show Prefect's runs of dead processes as crashed."""
-    from flows import reaper, slots
+    from flows import slots
 
     for run in slots.gone(workspace):
         crash = partial(
@@ -164,15 +181,17 @@ def orphan_check(workspace: Workspace) -> Check:
     return Check("orphans", left == 0, f"{left} temporary servers of dead runs", mend)
 
 
-def _asked(name: str, ask: Callable[[], list[str]]) -> Check:
+def _asked(
+    name: str, ask: Callable[[], list[str]], fine: str = "as in the catalogue", mend: str = FIX
+) -> Check:
     """Ask another system for what is wrong there."""
     try:
         wrong = ask()
     except Exception as error:  # MLflow's, requests' or Prefect's: it does not answer
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         return Check(name, False, f"does not answer: {reason}", "textmill up")
-    found = "; ".join(wrong[:3]) if wrong else "as in the catalogue"
-    return Check(name, not wrong, found, FIX if wrong else "")
+    found = "; ".join(wrong[:3]) if wrong else fine
+    return Check(name, not wrong, found, mend if wrong else "")
 
 
 Look = Callable[[Workspace], Check]
@@ -188,5 +207,6 @@ CHECKS: tuple[tuple[Look, Mend | None], ...] = (
     (alias_check, mend_aliases),
     (open_check, close_runs),
     (prefect_check, crash_gone),
+    (late_check, None),
     (orphan_check, stop_orphans),
 )

@@ -69,7 +69,12 @@ def decide(
     version = known.get(challenger.fingerprint)
     if version is None:
         version = models.register(
-            workspace, model, challenger, at.mlflow_run, scores=headlines(at, challenger)
+            workspace,
+            model,
+            challenger,
+            at.mlflow_run,
+            scores=headlines(at, challenger),
+            asked_by=at.run_id,
         )
     if champion == version:
         decision = f"{model} version {version} is the champion already"
@@ -78,7 +83,7 @@ def decide(
     found = compare(at, challenger, holder, guard) if holder else FIRST
     if found.promote or force:
         why = found.why if found.promote else f"by force; {found.why}"
-        models.promote(workspace, model, version, expected=champion, reason=why)
+        models.promote(workspace, model, version, expected=champion, reason=why, asked_by=at.run_id)
         decision = f"{model} version {version} is the new champion: {why}"
     else:
         decision = f"{model} version {version} is registered; version {champion} stays: {found.why}"
@@ -111,7 +116,15 @@ def name_challenger(at: Stage, model: str, version: int, why: str) -> None:
     """Give the alias challenger to a version that did not become champion."""
     before = models.holder(at.workspace, model, CHALLENGER)
     if before != version:
-        models.promote(at.workspace, model, version, expected=before, reason=why, alias=CHALLENGER)
+        models.promote(
+            at.workspace,
+            model,
+            version,
+            expected=before,
+            reason=why,
+            alias=CHALLENGER,
+            asked_by=at.run_id,
+        )
 
 
 def register_tuned(at: Stage, model: str, tuned: Artifact) -> str:

@@ -5,10 +5,10 @@ MLflow and Prefect are told through the outbox, so either may be away when a run
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.settings import running_services
 from registry import leases, outbox, runs
@@ -63,17 +63,24 @@ def tell_prefect(workspace: Workspace) -> None:
         return
     import httpx
 
-    name, _, password = credentials(workspace).partition(":")
-    client = httpx.Client(
-        base_url=services["prefect"], auth=(name, password), timeout=ANSWER_SECONDS
-    )
-    with client, suppress(httpx.HTTPError):  # the next look tries again
+    with (
+        prefect_client(workspace, services) as client,
+        suppress(httpx.HTTPError),  # the next look tries again
+    ):
         for row in rows:
             with reading(workspace.database_url) as session:
                 again = runs.is_running(session, row.topic)
             if not again:  # Prefect may have started the same flow run a second time
                 crash(client, row.topic, str(row.payload["message"]))
             write(workspace.database_url, partial(outbox.mark_done, row_id=row.id))
+
+
+def prefect_client(workspace: Workspace, services: Mapping[str, Any]) -> "httpx.Client":
+    """Return a client of Prefect's API that waits for no answer long, without Prefect's import."""
+    import httpx
+
+    name, _, password = credentials(workspace).partition(":")
+    return httpx.Client(base_url=services["prefect"], auth=(name, password), timeout=ANSWER_SECONDS)
 
 
 def crash(client: "httpx.Client", flow_run_id: str, message: str) -> None:

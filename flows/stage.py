@@ -34,6 +34,7 @@ from registry import artifacts, catalogue, leases, runs, tracking
 from registry.artifacts import Artifact
 from registry.db import reading, write
 from registry.provenance import git_commit
+from registry.runs import LeaseLost
 from registry.tables import Kind, Score, Status
 from registry.versions import data_version
 from registry.workspace import Workspace
@@ -281,6 +282,7 @@ def stage(name: str, config: Mapping[str, Any]) -> Iterator[Stage]:
 
     Raises:
         Abort: a scheduled run whose time another one has taken; nothing was done.
+        LeaseLost: the process was taken for dead; nothing more of it is kept.
     """
     workspace = enter()
     with ExitStack() as until_end:
@@ -295,7 +297,7 @@ def stage(name: str, config: Mapping[str, Any]) -> Iterator[Stage]:
         token = _current.set(running)
         try:
             yield running
-        except (KeyboardInterrupt, TerminationSignal, Interrupted) as error:
+        except (KeyboardInterrupt, TerminationSignal, Interrupted, LeaseLost) as error:
             running.close(Status.INTERRUPTED, error)
             raise
         except BaseException as error:

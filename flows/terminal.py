@@ -47,12 +47,13 @@ def run_flow(flow: Any, *arguments: Any, **named: Any) -> Any:
     from prefect.exceptions import TerminationSignal
 
     from flows.stage import Interrupted
+    from registry.runs import LeaseLost
 
     try:
         return flow(*arguments, **named)
     except TerminationSignal:
         fail("stopped by a signal; run the same command again to continue", INTERRUPTED)
-    except Interrupted as error:
+    except (Interrupted, LeaseLost) as error:
         fail(str(error), INTERRUPTED)
 
 

@@ -16,7 +16,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from registry import catalogue, db, manifests, provenance, records, references, tables, versions
+from registry import (
+    catalogue,
+    db,
+    manifests,
+    provenance,
+    records,
+    references,
+    runs,
+    tables,
+    versions,
+)
 from registry.files import (
     BusyError,
     canonical,
@@ -120,6 +130,7 @@ def publish(
 
     Raises:
         StorageError: the bytes could not be proved to be in the storage; call again to go on.
+        LeaseLost: the run was taken for dead; the folder stays, and `find` takes it up.
     """
     final = path_of(ws, kind, name, fingerprint)
     if final.exists():
@@ -232,6 +243,7 @@ def _complete(ws: Workspace, final: Path, run_id: str | None) -> Artifact:
         )
 
     with db.reading(ws.database_url) as session:
+        runs.hold(session, run_id)  # bytes go by their hash and harm nobody, a record has a name
         record = records.of_artifact(session, row())
     records.put(ws, records.address(manifest["kind"], manifest["name"], row().fingerprint), record)
     return db.write(

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, aliased, joinedload, load_only
 
-from registry import tables
+from registry import runs, tables
 from registry.files import canonical
 from registry.tables import Alias, Lineage, ModelVersion, Score, now
 
@@ -74,7 +74,11 @@ def add_artifact(
 
     The same fingerprint twice is the same artifact: the first row stays, and is told where the
     bytes lie if they had to be made again.
+
+    Raises:
+        LeaseLost: its run was taken for dead.
     """
+    runs.hold(session, artifact.run_id)
     if found := find_artifact(session, artifact.fingerprint):
         _replace_bytes(found, artifact)
         return found
@@ -215,7 +219,9 @@ def add_scores(
 
     Raises:
         ValueError: the artifact is unknown, or a value is not a number.
+        LeaseLost: the run was taken for dead.
     """
+    runs.hold(session, run_id)
     artifact = find_artifact(session, fingerprint)
     if artifact is None:
         raise ValueError(f"no artifact {fingerprint[:16]} in the catalogue: publish it first")

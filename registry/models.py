@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from registry import artifacts, catalogue, db, outbox, projection
+from registry import artifacts, catalogue, db, outbox, projection, runs
 from registry.artifacts import Artifact
 from registry.files import check_name
 from registry.provenance import git_commit, this_user
@@ -36,6 +36,7 @@ def register(
     tags: Mapping[str, str] | None = None,
     scores: Mapping[str, float] | None = None,
     number: int | None = None,
+    asked_by: str | None = None,
 ) -> int:
     """Make a checkpoint a version of a model and return its number; the same one gets the same.
 
@@ -47,9 +48,11 @@ def register(
         tags: more tags for MLflow's page.
         scores: headline numbers; they become tags "score.<name>".
         number: the version's number elsewhere, taken here too if it is free.
+        asked_by: the catalogue's run that registers, if one does.
 
     Raises:
         ValueError: not a checkpoint, or a bad name.
+        LeaseLost: that run was taken for dead.
     """
     check_name(name)
     if artifact.kind not in (Kind.CHECKPOINT, Kind.TUNED):
@@ -63,6 +66,7 @@ def register(
     }
 
     def add(session: Session) -> int:
+        runs.hold(session, asked_by)
         row = catalogue.find_artifact(session, artifact.fingerprint)
         if row is None:
             raise ValueError(f"{artifact.reference} is not in the catalogue: publish it first")
@@ -97,6 +101,7 @@ def promote(
     expected: int | None,
     reason: str,
     alias: str = CHAMPION,
+    asked_by: str | None = None,
 ) -> None:
     """Move an alias to a version, if it still stands where the caller saw it.
 
@@ -110,13 +115,16 @@ def promote(
         expected: the holder that the decision was made against; None: there was none.
         reason: why, for the history.
         alias: which one.
+        asked_by: the catalogue's run that decided, if one did.
 
     Raises:
         Conflict: the alias stands elsewhere by now.
         ValueError: there is no such version.
+        LeaseLost: that run was taken for dead.
     """
 
     def move(session: Session) -> None:
+        runs.hold(session, asked_by)
         model = catalogue.find_model(session, name, version)
         if model is None:
             there = [row.version for row in catalogue.list_models(session, name)]

@@ -15,6 +15,10 @@ from registry.tables import Run, Status, now
 STALE = timedelta(seconds=30)  # without a heartbeat on another host, a run counts as dead
 
 
+class LeaseLost(RuntimeError):
+    """A run was taken for dead: another one may have its place, and nothing more of it counts."""
+
+
 def start_run(
     session: Session,
     *,
@@ -27,7 +31,13 @@ def start_run(
     flow_run_id: str | None = None,
     mlflow_run_id: str | None = None,
 ) -> Run:
-    """Record that this process begins a step."""
+    """Record that this process begins a step.
+
+    Raises:
+        LeaseLost: the run above it was taken for dead.
+    """
+    if parent_id is not None:
+        hold(session, parent_id)
     run = Run(
         id=secrets.token_hex(6),
         stage=stage,
@@ -67,10 +77,36 @@ def clock(session: Session) -> datetime:
     return now()
 
 
+def hold(session: Session, run_id: str | None) -> None:
+    """Make sure that a run still counts, in the transaction that writes on its behalf.
+
+    Its id is the fencing token: no two tries share one, and INTERRUPTED is never taken back. The
+    transaction sees either the reaper's mark or comes before it (SQLite's one writer, PostgreSQL's
+    SERIALIZABLE).
+
+    Raises:
+        LeaseLost: it was taken for dead.
+    """
+    run = _run(session, run_id) if run_id is not None else None
+    if run is not None and run.status == Status.INTERRUPTED:
+        raise LeaseLost(
+            f"run {run.id} ({run.stage} {run.name}) was interrupted at "
+            f"{run.ended:%Y-%m-%d %H:%M:%S} UTC, after {STALE.seconds} s without a sign of life or "
+            "by a signal: nothing more of it is kept; run the same command again, what is made is "
+            "used again"
+        )
+
+
 def finish_run(session: Session, run_id: str, status: Status, detail: str = "") -> None:
-    """Record how a run ended; COMPLETED is final, whatever comes after."""
+    """Record how a run ended; the first end is final, whatever comes after.
+
+    Raises:
+        LeaseLost: it would be completed, but was taken for dead.
+    """
+    if status == Status.COMPLETED:
+        hold(session, run_id)
     run = _run(session, run_id)
-    if run.status != Status.COMPLETED:
+    if run.status == Status.RUNNING:
         run.status, run.ended, run.detail = status, now(), detail
 
 

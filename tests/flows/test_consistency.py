@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import httpx
 import pytest
 
 from flows import consistency
@@ -95,6 +96,30 @@ def test_who_does_not_answer_is_a_finding_and_no_traceback():
 
     check = consistency._asked("aliases", ask)
     assert check == consistency.Check("aliases", False, "does not answer: refused", "textmill up")
+
+
+def test_late_runs_are_named_with_what_mends_them(ws, monkeypatch):
+    late = [{"name": "blue-owl", "work_pool_name": "gpu"}]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "hangs":
+            raise httpx.ReadTimeout("timed out")
+        assert request.url.path == "/api/flow_runs/filter" and b'["Late"]' in request.content
+        return httpx.Response(200, json=late)
+
+    def client(_, services):
+        return httpx.Client(base_url=services["prefect"], transport=httpx.MockTransport(answer))
+
+    monkeypatch.setattr(consistency.reaper, "prefect_client", client)
+    assert consistency.late_check(ws).good  # no server, nobody is asked
+    monkeypatch.setattr(consistency, "running_services", lambda _: {"prefect": "http://up/api"})
+    check = consistency.late_check(ws)
+    assert not check.good and check.found == "blue-owl waits for a worker of gpu"
+    assert "textmill worker --pool" in check.mend
+    late.clear()
+    assert consistency.late_check(ws).good
+    monkeypatch.setattr(consistency, "running_services", lambda _: {"prefect": "http://hangs/api"})
+    assert "does not answer" in consistency.late_check(ws).found
 
 
 def test_names_of_ours_refuse_every_spelling(ws):

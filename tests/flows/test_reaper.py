@@ -8,13 +8,21 @@ from typing import ClassVar
 
 import httpx
 import pytest
+from prefect import flow
+from sqlalchemy import update
 
 from flows import reaper
 from flows.progress import Away
-from flows.settings import services_file
-from registry import db, leases, outbox, runs
-from registry.tables import Run
+from flows.settings import enter, services_file
+from flows.stage import stage
+from modules.config import Config
+from registry import catalogue, db, leases, outbox, runs
+from registry.tables import Kind, Run, Status, now
 from registry.workspace import Workspace
+
+
+class Empty(Config):
+    """No settings."""
 
 
 class Prefect(BaseHTTPRequestHandler):
@@ -101,6 +109,39 @@ def test_a_watch_finds_a_run_that_dies(workspace, monkeypatch):
                     return
             threading.Event().wait(0.05)
     pytest.fail("nobody looked")
+
+
+def test_a_flow_that_was_taken_for_dead_keeps_nothing_and_the_next_goes_on(
+    prefect_server, in_fresh_project
+):
+    made, reaped = [], []
+
+    @flow
+    def one() -> None:
+        with stage("fenced", {"name": "one"}) as at:
+
+            def step(out, progress):
+                (out / "whole").write_text("bytes")
+                made.append(at.run_id)
+                if len(made) == 1:  # the machine sleeps, and another one looks for dead runs
+                    db.write(at.workspace.database_url, forget)
+                    reaped.extend(run.id for run in leases.reap(at.workspace))
+                return {}
+
+            at.make(Kind.TOKENS, "fenced", step, config=Empty(), inputs={}, version=1)
+
+    def forget(session):
+        changed = {"host": "elsewhere", "heartbeat": now() - 2 * runs.STALE}
+        session.execute(update(Run).values(**changed))
+
+    with pytest.raises(runs.LeaseLost, match="run the same command again"):
+        one()
+    one()
+    with db.reading(enter().database_url) as session:
+        found = {run.id: run.status for run in runs.list_runs(session, stage="fenced")}
+        assert catalogue.count_artifacts(session) == 1
+    assert made == reaped and found.pop(reaped[0]) == Status.INTERRUPTED
+    assert list(found.values()) == [Status.COMPLETED]  # of the bytes that the first one left
 
 
 def test_no_work_fails_because_prefect_is_away():

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -79,13 +80,25 @@ def test_nothing_is_left_behind(prefect_server, in_fresh_project, tmp_path, monk
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     workspace = enter()
     draw = random.Random(0)
-    faults = [OSError(28, "No space left on device"), Interrupted("stopped"), ValueError("bad row")]
+    # each its own: an exception raised again keeps the frames, so the clients, of all times before
+    faults = [
+        partial(OSError, 28, "No space left on device"),
+        partial(Interrupted, "stopped"),
+        partial(ValueError, "bad row"),
+    ]
     planned = [draw.choice(faults) if draw.random() < 0.1 else None for _ in range(RUNS)]
-    for number, fault in enumerate(planned[:WARM]):
-        run(number, fault)
+
+    def run_all(begin: int, end: int) -> None:
+        with monkeypatch.context() as patch:
+            # pytest's handlers keep every record, with the frames of its exception
+            patch.setattr(logging.root, "handlers", [])
+            for number in range(begin, end):
+                fault = planned[number]
+                run(number, fault() if fault else None)
+
+    run_all(0, WARM)
     before = left(in_fresh_project)
-    for number, fault in enumerate(planned[WARM:], WARM):
-        run(number, fault)
+    run_all(WARM, RUNS)
     after = left(in_fresh_project)
     logging.getLogger(__name__).warning("before and after: %s, %s", before, after)
     assert after["processes"] <= before["processes"]
@@ -94,9 +107,8 @@ def test_nothing_is_left_behind(prefect_server, in_fresh_project, tmp_path, monk
     assert after["shared"] <= before["shared"]
     assert after["unfinished"] == 0
     assert after["wal"] <= 64 * MEGABYTE
-    # RELIABILITY R18 asks for 1 MB in 50 runs of one process. Seen: 6 MB, of which Python's own
-    # objects are 0.45 (tracemalloc); a worker starts a process for each run, so it adds up nowhere.
-    assert after["memory"] - before["memory"] <= 8 * MEGABYTE * ((RUNS - WARM) / 50 + 1)
+    # RELIABILITY R18: 1 MB in 50 runs of one process (seen: 4.2 in 180), and 2 for noise of a look
+    assert after["memory"] - before["memory"] <= MEGABYTE * ((RUNS - WARM) / 50 + 2)
     failed = sum(fault is not None for fault in planned)
     with db.reading(workspace.database_url) as session:
         begun = runs.list_runs(session, stage="soak", limit=RUNS + 1)

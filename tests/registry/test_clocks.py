@@ -1,11 +1,14 @@
 """R20: a clock that is a year off, or goes back an hour, kills no run, keeps no dead one, and no
-slot is used twice. SQLite and PostgreSQL; about 30 s on an idle machine.
+slot is used twice; a run that slept while another took its place writes nothing more. SQLite and
+PostgreSQL; about two minutes on an idle machine, of which one is silence.
 """
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -45,6 +48,36 @@ print("started", flush=True)
 for _ in sys.stdin:
     db.write(ws.database_url, runs.heartbeat)
     print("beat", flush=True)
+"""
+
+SLEEPER = """
+import sys
+from pathlib import Path
+from registry import catalogue, db, leases, runs
+from registry.tables import Status
+from registry.workspace import Workspace
+from tests.registry.conftest import make
+runs.this_host = lambda: "elsewhere"
+leases.BEAT_SECONDS = 1.0
+ws = Workspace.open(Path(sys.argv[1]))
+run = db.write(ws.database_url, lambda session: runs.start_run(
+    session, stage="s", name="n", config={}, git_commit="", data_version="").id)
+leases.keep_alive(ws)
+print(run, flush=True)
+made = sys.stdin.readline().strip()
+score = {"task": "t", "metric": "m", "value": 0.0, "n": 1, "split": "s", "task_version": 1}
+for work in (
+    lambda: make(ws, config={"size": 3}, run_id=run),
+    lambda: db.write(ws.database_url, lambda session: catalogue.add_scores(
+        session, made, [score | {"protocol": {}}], run_id=run)),
+    lambda: db.write(ws.database_url, lambda session: runs.finish_run(
+        session, run, Status.COMPLETED)),
+):
+    try:
+        work()
+        print("done")
+    except runs.LeaseLost as error:
+        print("fenced", str(error).count("\\n"))
 """
 
 
@@ -138,6 +171,48 @@ def test_a_run_whose_clock_goes_back_keeps_its_lease(shared, jump, tmp_path):
         child.kill()
         child.wait()
     assert len(leases.reap(shared)) == 1
+
+
+def test_a_run_that_slept_while_another_took_over_writes_nothing_more(shared, make):
+    """Stopped for real, as a suspended machine is; the lease runs out in its own time."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", SLEEPER, str(shared.root)],
+        env=os.environ | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdin and child.stdout
+    try:
+        sleeper = child.stdout.readline().strip()
+        time.sleep(3)  # it has said that it lives
+        assert leases.reap(shared) == []
+        child.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        while not (dead := leases.reap(shared)):
+            assert time.monotonic() - began < 45
+            time.sleep(0.5)
+        assert [run.id for run in dead] == [sleeper]
+        assert time.monotonic() - began > 25
+
+        heir = add(shared)
+        made = make(shared, config={"size": 2}, run_id=heir)
+        score = {"task": "t", "metric": "m", "value": 1.0, "n": 1, "split": "s"}
+        rows = [score | {"task_version": 1, "protocol": {}}]
+        db.write(
+            shared.database_url,
+            lambda session: catalogue.add_scores(session, made.fingerprint, rows, run_id=heir),
+        )
+        child.send_signal(signal.SIGCONT)
+        said, _ = child.communicate(f"{made.fingerprint}\n", timeout=120)
+    finally:
+        child.kill()
+        child.wait()
+    assert said.splitlines() == ["fenced 0"] * 3
+    with db.reading(shared.database_url) as session:
+        assert session.get(Run, sleeper).status == "interrupted"
+        assert catalogue.count_artifacts(session) == 1
+        assert [row.value for row in catalogue.leaderboard(session)] == [1.0]
 
 
 def test_a_slot_is_a_moment_not_what_a_clock_shows(shared):
