@@ -4,9 +4,11 @@
 
 Every call into one of the three is timed, less what is called back from within it (a flow's or a
 task's own code); calls in threads that run side by side are added up, so the share is an upper
-bound. Start-up (imports, Prefect's temporary server, MLflow's empty database) and the end are told
-apart. Hashing and storing what was made is told by itself: it is the work of publishing, not
-orchestration. Not seen: CPU that Prefect's background threads and server take beside a step.
+bound. Calls made while a training process works cost the chain no wall time, for nobody waits for
+them: they stand apart ("beside training"). Start-up (imports, Prefect's temporary server, MLflow's
+empty database) and the end are told apart. Hashing and storing what was made is told by itself: it
+is the work of publishing, not orchestration. Not seen: CPU that Prefect's background threads and
+server take beside a step.
 """
 
 import argparse
@@ -34,6 +36,7 @@ class Account:
         self.seconds: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self._inside = threading.local()
+        self._training = threading.local()
         self._lock = threading.Lock()
 
     @contextmanager
@@ -42,6 +45,8 @@ class Account:
         stack: list[list[float]] = self._inside.__dict__.setdefault("stack", [])
         own = [0.0]  # seconds of the blocks within
         stack.append(own)
+        if category in OVERHEAD and getattr(self._training, "beside", False):
+            category = "beside training"
         began = time.perf_counter()
         try:
             yield
@@ -54,6 +59,21 @@ class Account:
             with self._lock:
                 self.seconds[category] += took - own[0]
                 self.calls[category] += 1
+
+    def wrap_training(self, holder: Any, name: str) -> None:
+        """Charge the wait for a training process to work, and what is told meanwhile apart."""
+        self.wrap(holder, name, "work")
+        function: Callable[..., Any] = getattr(holder, name)
+
+        @functools.wraps(function)
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            self._training.beside = True
+            try:
+                return function(*arguments, **named)
+            finally:
+                self._training.beside = False
+
+        setattr(holder, name, wrapped)
 
     def wrap(self, holder: Any, name: str, category: str) -> None:
         """Charge every call of a function to a category."""
@@ -85,12 +105,14 @@ def watch(account: Account) -> None:
 
     from flows import corpus, devices, evaluate, finetune, pretrain, progress, promote, stage
     from flows import reproduce as chain
+    from modules.training import fit
     from registry import artifacts, db, manifests, projection, tracking, versions
 
     made = (chain.reproduce, corpus.prepare_corpus, pretrain.pretrain, finetune.finetune)
     for flow in (*made, evaluate.zero_shot, promote.promote):
         account.wrap(flow, "fn", "work")
     account.wrap(stage.Stage, "_make", "work")
+    account.wrap_training(fit, "launch")
     account.wrap(flow_engine, "run_flow_sync", "prefect")
     account.wrap(task_engine, "run_task_sync", "prefect")
     account.wrap(Task, "submit", "prefect")
