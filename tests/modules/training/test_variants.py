@@ -47,6 +47,7 @@ def examples_of(start: Path, n: int) -> list[Encoded]:
 
 @pytest.mark.parametrize("kernels", [False, True])
 def test_adapters_learn_and_merge(kernels, pretrained):
+    torch.manual_seed(0)
     plain = build(pretrained, TASK, config_of(dropout=0.0, clf_dropout=0.0)).eval()
     config = config_of(dropout=0.0, clf_dropout=0.0, lora=LORA.but(dropout=0.0))
     model = build(pretrained, TASK, config)
@@ -67,7 +68,7 @@ def test_adapters_learn_and_merge(kernels, pretrained):
     with torch.no_grad():
         for name, p in model.named_parameters():
             if "lora_B" in name:
-                p.normal_(0, 0.3)
+                p.normal_(0, 0.1)  # bfloat16 rounds what it does to a hundredth
     model.eval()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kernels):
         adapted = model(batch.tokens, batch.extract)
