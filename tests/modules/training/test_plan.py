@@ -62,7 +62,7 @@ def test_memory_is_that_of_a_real_step(model, optimizer, accumulate, precision, 
     planned = plan.memory(config, precision, 6)
     state, peak = real_steps(config, precision)
     assert planned.weights + planned.moments == state
-    assert planned.total == pytest.approx(peak, rel=0.05)
+    assert planned.total == pytest.approx(peak, rel=0.06)
 
 
 def real_steps(config: PretrainConfig, precision: str) -> tuple[int, int]:
