@@ -44,9 +44,11 @@ def library() -> ctypes.CDLL | None:
 
 def element() -> torch.dtype | None:
     """Return what the kernels multiply and store activations as; None: there are none."""
-    if library() is None:
+    found = library()
+    if found is None:
         return None
-    return torch.bfloat16 if _has("avx512_bf16") else torch.float32
+    # the library says it, not the processor: an old compiler may not know what that can do
+    return torch.bfloat16 if found.element_bytes() == 2 else torch.float32
 
 
 def call(name: str, *arguments: Tensor | int | float) -> None:
@@ -77,7 +79,7 @@ def _missing() -> str:
         return "the processor has AMX, which PyTorch uses"
     if not _has("avx512_bf16"):
         if _has("avx512_f"):
-            return "the processor has AVX512 but not its BF16, which PyTorch uses"
+            return "the processor has AVX512 without BF16: PyTorch's own products are used"
         if not (_has("avx2") and _has("fma3")):
             return "the processor has neither AVX2 nor AVX512-BF16"
     if _compiler() is None:

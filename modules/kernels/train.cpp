@@ -85,6 +85,8 @@ void product_weight(const elem* dy, long ld, const elem* x, float* dw, float* db
 
 extern "C" {
 
+int element_bytes() { return sizeof(elem); }
+
 void to_elements(const float* x, elem* y, long count) {
 #pragma omp parallel for
   for (long i = 0; i < count; i += LANES) store(y + i, load(x + i, first(count - i)), first(count - i));

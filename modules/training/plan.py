@@ -125,7 +125,7 @@ def passing_bytes(config: PretrainConfig, precision: str, rows: int) -> int:
     Both come on top of what the forward pass kept.
     """
     head, n = _of_depth(config.model, 1), rows * config.window
-    chunk = max(1, max(CHUNK, ops.HELD // 2) // config.model.vocab_size)  # logits there at once
+    chunk = max(1, max(CHUNK, ops.HELD // 2) // config.model.vocab_size)  # 2: bytes of a logit
 
     def loss(which: int) -> float:
         """Return the most (0) or what stays (1): linear in positions beyond a chunk."""
