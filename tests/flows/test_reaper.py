@@ -9,6 +9,7 @@ from typing import ClassVar
 import httpx
 import pytest
 from prefect import flow
+from prefect.settings import get_current_settings
 from sqlalchemy import update
 
 from flows import reaper
@@ -142,6 +143,27 @@ def test_a_flow_that_was_taken_for_dead_keeps_nothing_and_the_next_goes_on(
         assert catalogue.count_artifacts(session) == 1
     assert made == reaped and found.pop(reaped[0]) == Status.INTERRUPTED
     assert list(found.values()) == [Status.COMPLETED]  # of the bytes that the first one left
+
+
+def test_flows_within_a_flow_have_no_heartbeat_of_their_own(prefect_server, in_fresh_project):
+    seen = []
+
+    def heartbeat() -> int | None:
+        return get_current_settings().flows.heartbeat_frequency
+
+    @flow
+    def inner() -> None:
+        seen.append(heartbeat())
+
+    @flow
+    def outer() -> None:
+        seen.append(heartbeat())
+        with stage("outer", {"name": "one"}):
+            inner()
+        seen.append(heartbeat())
+
+    outer()
+    assert seen[1] is None and seen[0] == seen[2] is not None
 
 
 def test_no_work_fails_because_prefect_is_away():

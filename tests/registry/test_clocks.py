@@ -173,6 +173,18 @@ def test_a_run_whose_clock_goes_back_keeps_its_lease(shared, jump, tmp_path):
     assert len(leases.reap(shared)) == 1
 
 
+def until_it_beats(ws: Workspace, run_id: str) -> None:
+    """Wait until a run has said, once more than at its start, that it lives."""
+    began, first = time.monotonic(), None
+    while time.monotonic() - began < 30:
+        with db.reading(ws.database_url) as session:
+            beat = session.get(Run, run_id).heartbeat
+        if beat != (first := first or beat):
+            return
+        time.sleep(0.1)
+    pytest.fail("no heartbeat")
+
+
 def test_a_run_that_slept_while_another_took_over_writes_nothing_more(shared, make):
     """Stopped for real, as a suspended machine is; the lease runs out in its own time."""
     child = subprocess.Popen(
@@ -185,7 +197,7 @@ def test_a_run_that_slept_while_another_took_over_writes_nothing_more(shared, ma
     assert child.stdin and child.stdout
     try:
         sleeper = child.stdout.readline().strip()
-        time.sleep(3)  # it has said that it lives
+        until_it_beats(shared, sleeper)
         assert leases.reap(shared) == []
         child.send_signal(signal.SIGSTOP)
         began = time.monotonic()

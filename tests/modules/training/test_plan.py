@@ -1,7 +1,5 @@
 """The plan's counts: against published counts, and against real steps."""
 
-import gc
-
 import pytest
 import torch
 from torch import nn
@@ -42,7 +40,6 @@ def one_thread():
     """Measure as the step runs: attention holds a buffer for each thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    gc.collect()  # what other tests left must not be freed while this one counts
     for measured in (plan._way_back, plan._held, plan._loss, plan._kept):
         measured.cache_clear()
     yield
