@@ -28,6 +28,7 @@ demo: data
 up: data
 	@$(BIN)/textmill up
 
+# Files in their order, long ones first: sorted by number of tests the longest would run last, alone.
 test: dev data
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
