@@ -1,16 +1,22 @@
 """R13: MLflow is dead, or hangs, for a whole run: no step is slower, no point is lost or doubled.
 
-ROUNDS of a run with MLflow there, killed and stopped, one after the other; the fastest of each are
-compared. About six minutes on an idle machine, which the 1 % needs.
+ROUNDS of a run with MLflow there, killed and stopped, one after the other; about twelve minutes.
+A step's wall time says little on a shared host: with nothing else in this machine it swings between
+15 and 30 ms. What a dead MLflow could do to it is to let it wait, for a lock, an answer, a disk or
+the processor. So that is held to 1 %: the time in which the thread that computes is off the
+processor, by the kernel's own count.
 """
 
 import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import median
 
+import psutil
 import pytest
 
 from flows.supervise import HOST, Service, wait_for
@@ -26,7 +32,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 ROUNDS = max(1, int(3 * float(os.environ.get("TEXTMILL_PROOF", "1"))))
 STEPS = 2000
-SLOWER = 1.01 if ROUNDS >= 3 else 1.5  # one round on a busy machine says little
+WAITS = 0.01  # of a step's time, more than with MLflow there
+SLOWER = 1.5  # by the wall clock of a shared host: no call that blocks a step
 
 
 class Server:
@@ -72,22 +79,46 @@ def server(tmp_path_factory, data):
     made.service.stop()
 
 
-def train(server: Server, seed: int) -> list[dict]:
-    """Pretrain in a process of its own, as a user would; return what the training said."""
+def train(server: Server, seed: int) -> tuple[list[dict], float]:
+    """Pretrain in a process of its own, as a user would.
+
+    Returns:
+        What the training said, and the share of its steps' time in which it waited.
+    """
     root = server.workspace.root
     known = {"MLFLOW_TRACKING_URI": server.url} | client_environment(server.workspace)
     command = [sys.executable, "-m", "flows.cli", "pretrain", "tiny"]
     changes = {"seed": seed, "max_steps": STEPS, "val_every": 0, "checkpoint_every": STEPS}
-    sets = [
+    command += [
         word for name, value in changes.items() for word in ("--set", f"pretrain.{name}={value}")
     ]
     before = set(folder(root).glob("*.jsonl"))
-    done = subprocess.run(
-        [*command, *sets], env=environment(root) | known, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    [events] = set(folder(root).glob("*.jsonl")) - before
-    return [row for row in read_jsonl(events) if "loss" in row]
+    said, on_processor = root / "said.txt", list[tuple[float, float]]()
+    with said.open("w") as out:
+        flow = subprocess.Popen(command, env=environment(root) | known, stdout=out, stderr=out)
+    while flow.poll() is None:
+        on_processor += processor_seconds(flow.pid)
+        time.sleep(0.25)
+    assert flow.returncode == 0, said.read_text()
+    [file] = set(folder(root).glob("*.jsonl")) - before
+    events = [row for row in read_jsonl(file) if "loss" in row]
+    within = [x for x in on_processor if events[1]["time"] <= x[0] <= events[-1]["time"]]
+    (began, first), (ended, last) = within[0], within[-1]
+    assert ended - began > 10
+    return events, 1 - (last - first) / (ended - began)
+
+
+def processor_seconds(flow: int) -> list[tuple[float, float]]:
+    """Return [(the time, seconds on a processor so far)] of the main thread of a flow's training.
+
+    It computes alone: the preset has one thread. Empty before and after the training.
+    """
+    with suppress(psutil.NoSuchProcess, FileNotFoundError):
+        for process in psutil.Process(flow).children(recursive=True):
+            if "modules.training.fit" in process.cmdline():
+                ran = int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0])
+                return [(time.time(), ran / 1e9)]
+    return []
 
 
 def folder(root: Path) -> Path:
@@ -122,13 +153,15 @@ def test_no_step_is_slower_and_no_point_is_lost_or_doubled(server, monkeypatch):
         monkeypatch.setenv(name, value)
     textmill(server.workspace.root, "corpus", "tiny")
     taken: dict[str, list[float]] = {"there": [], "killed": [], "stopped": []}
+    waited: dict[str, list[float]] = {"there": [], "killed": [], "stopped": []}
     for seed in range(ROUNDS):
         for number, how in enumerate(taken):
             with server.away(how):
-                events = train(server, 10 * seed + number)
+                events, waits = train(server, 10 * seed + number)
             taken[how].append(seconds_a_step(events))
+            waited[how].append(waits)
             assert points(server) == [(row["step"], row["loss"]) for row in events]
-    best = {how: min(times) for how, times in taken.items()}
-    print({how: f"{1000 * time:.2f} ms" for how, time in best.items()})  # noqa: T201
-    assert best["killed"] <= SLOWER * best["there"]
-    assert best["stopped"] <= SLOWER * best["there"]
+            print(how, f"{1000 * taken[how][-1]:.2f} ms a step, waits {waits:.2%}")  # noqa: T201
+    for how in ("killed", "stopped"):
+        assert median(waited[how]) <= median(waited["there"]) + WAITS
+        assert min(taken[how]) <= SLOWER * min(taken["there"])
