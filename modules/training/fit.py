@@ -2,8 +2,9 @@
 
 `python -m modules.training.fit JOB.json` trains in this process: it appends events to a file,
 writes a status by rename, and turns SIGTERM into "finish the step, save, exit 75". It dies with
-its parent, and exits 0 only when the result is on disk. `launch` starts it, follows its events and
-stops it when the caller is interrupted (RELIABILITY.md decision 2; ECOSYSTEM.md C.1).
+its parent, and exits 0 only when the result is on disk. `launch` starts the same thing from a
+process that is warm (fork_server), follows its events and stops it when the caller is interrupted
+(RELIABILITY.md decision 2; ECOSYSTEM.md C.1).
 
 job = {"kind": "pretrain", "inputs": {"tokens": path, "tokenizer": path}, "config": {...},
 "out": path, "events": path of the event file}, where "tokens" may be {name: path, ...} and "base" a
@@ -31,15 +32,17 @@ from types import FrameType
 from typing import Any, Literal
 
 from modules.files import write_json
+from modules.training import fork_server
 from modules.training.agent import lasting_error, ranks_of, read_status, run_ranks, tell_agent
 from modules.training.events import EventFile, beside, follow_events, read_events
+from modules.training.fork_server import PARENT
 
 log = logging.getLogger(__name__)
 
 INTERRUPTED = 75  # exit code of an interrupted run that can be resumed (EX_TEMPFAIL)
 GRACE = 25.0  # seconds to finish a step and save; Prefect kills everything at 30
 POLL = 0.5  # seconds between looks at the event file
-PARENT = "TEXTMILL_PARENT"  # environment: the process id that the training does not outlive
+LOG_FORMAT = "%(asctime)s %(name)s %(message)s"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SECRETS = ("PREFECT_", "AWS_", "AZURE_", "GOOGLE_", "GITHUB_", "HF_TOKEN", "MLFLOW_")
 ALLOCATOR = {
@@ -178,6 +181,8 @@ def die_with_parent(parent: int | None) -> None:
 
 # --- the parent --------------------------------------------------------------------------------
 
+Child = subprocess.Popen[bytes] | fork_server.Forked
+
 
 def launch(
     job: dict[str, Any],
@@ -188,10 +193,9 @@ def launch(
 ) -> Result:
     """Train in a process of its own, in its own session; follow its events to the end.
 
-    Call it from the thread that stays until the end: the child dies with that thread. On any
-    exception here (a cancelled flow) the child gets SIGTERM, GRACE seconds to save, then SIGKILL
-    for its whole group, and the exception goes on. After `timeout` seconds it is asked to stop the
-    same way; the result is then "interrupted".
+    The child does not outlive this process. On any exception here (a cancelled flow) it gets
+    SIGTERM, GRACE seconds to save, then SIGKILL for its whole group, and the exception goes on.
+    After `timeout` seconds it is asked to stop the same way; the result is then "interrupted".
     """
     events = Path(job["events"])
     events.parent.mkdir(parents=True, exist_ok=True)
@@ -199,19 +203,7 @@ def launch(
     beside(events, "status").unlink(missing_ok=True)
     follow = follow_events(events)
     deadline = None if timeout is None else time.monotonic() + timeout
-    with beside(events, "log").open("ab") as output:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "modules.training.fit", str(beside(events, "job"))],
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={
-                **child_environment(os.environ),
-                **(environment or {}),
-                PARENT: str(os.getpid()),
-            },
-        )
+    child = start(events, {**child_environment(os.environ), **(environment or {})})
     try:
         while child.poll() is None:
             for event in follow():
@@ -227,16 +219,33 @@ def launch(
     except BaseException:
         stop(child)
         raise
-    return result_of(events, child.returncode)
+    return result_of(events, child.wait())
 
 
-def stop(child: subprocess.Popen[bytes]) -> None:
+def start(events: Path, environment: Mapping[str, str]) -> Child:
+    """Start the training process of the job beside an event file."""
+    job, log = beside(events, "job"), beside(events, "log")
+    if sys.platform.startswith("linux"):
+        return fork_server.start(job, log, environment)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "modules.training.fit", str(job)],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(environment) | {PARENT: str(os.getpid())},
+        )
+
+
+def stop(child: Child) -> None:
     """Ask a training process to save and end; kill its group when it does not."""
     if child.poll() is None:
         child.send_signal(signal.SIGTERM)
         try:
             child.wait(GRACE)
         except subprocess.TimeoutExpired:
+            assert child.pid is not None  # or it had not been started, and ended at once
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
 
@@ -289,5 +298,5 @@ def keeps_pages() -> bool:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     sys.exit(main(Path(sys.argv[1])))

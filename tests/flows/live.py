@@ -24,7 +24,8 @@ from registry.workspace import Workspace
 
 START_SECONDS = 900.0  # minutes on a busy machine
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
-WORKS = ("modules.training.fit", "prefect.engine", "flow-run execute")
+TRAINS = ("modules.training.fork_server", "modules.training.fit")
+RUNS = ("prefect.engine", "flow-run execute")
 
 
 def until(what: str, seconds: float, look: Callable[[], Any]) -> float:

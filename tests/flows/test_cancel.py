@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.flows.conftest import new_project
-from tests.flows.live import WORKS, live, until
+from tests.flows.live import RUNS, TRAINS, live, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
@@ -43,7 +43,7 @@ def test_cancel_saves_leaves_nobody_and_is_gone_on_from(up):
         first = min(row["step"] for row in up.events() if row["attempt"] == up.attempt())
         assert first > position  # it went on where the one before was stopped
         up.cancel(run)
-        took = until("no process", CANCEL_SECONDS, lambda: not up.processes(*WORKS))
+        took = until("no process", CANCEL_SECONDS, lambda: not up.processes(*TRAINS, *RUNS))
         slowest = max(slowest, took)
         done = max(row["step"] for row in up.events())
         position = up.saved()[-1]
@@ -55,13 +55,13 @@ def test_cancel_saves_leaves_nobody_and_is_gone_on_from(up):
 
 def test_killed_worker_and_flow_show_as_interrupted_and_crashed(up):
     run = begin(up)
-    for process in up.processes("worker start", *WORKS[1:]):
+    for process in up.processes("worker start", *RUNS):
         with suppress(psutil.NoSuchProcess):
             process.kill()
     interrupted = until(
         "interrupted", INTERRUPTED_SECONDS, lambda: up.statuses(run) == {"interrupted"}
     )
     crashed = until("crashed", CRASHED_SECONDS, lambda: up.state(run) == "CRASHED")
-    assert not up.processes("modules.training.fit")  # it does not outlive its flow
+    assert not up.processes(*TRAINS)  # it does not outlive its flow
     print(f"interrupted after {interrupted:.1f} s, Crashed {crashed:.1f} s later")  # noqa: T201
     up.cancel(begin(up))  # a new worker takes new work

@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.trainings import trainings
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 KILLS = 10
 LONGEST = 600.0  # seconds; no run of the tiny chain needs as long on any machine
@@ -38,17 +40,6 @@ def start(root: Path) -> psutil.Popen:
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-
-
-def trainers(flow: psutil.Popen) -> list[psutil.Process]:
-    """The training processes of a flow; none when it has ended."""
-    found = []
-    with suppress(psutil.NoSuchProcess):
-        for process in flow.children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                if "modules.training.fit" in process.cmdline():
-                    found.append(process)
-    return found
 
 
 def servers(root: Path) -> list[psutil.Process]:
@@ -105,10 +96,10 @@ def blow(flow: psutil.Popen, aim: str, moments: random.Random, length: float) ->
     if aim == "flow":
         time.sleep(moments.uniform(0.05, 0.9) * length)
     else:
-        while flow.poll() is None and not trainers(flow):
+        while flow.poll() is None and not trainings(flow):
             time.sleep(0.2)
         time.sleep(moments.uniform(0.0, 0.15) * length)
-    victims = [flow] if aim == "flow" else trainers(flow)
+    victims = [flow] if aim == "flow" else trainings(flow)
     if flow.poll() is not None or not victims:
         assert flow.wait(LONGEST) == 0
         return False

@@ -27,6 +27,7 @@ from registry.server import server_command
 from registry.workspace import Workspace
 from tests.flows.conftest import new_project
 from tests.flows.live import environment, free_ports, textmill
+from tests.trainings import trainings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
@@ -114,10 +115,9 @@ def processor_seconds(flow: int) -> list[tuple[float, float]]:
     It computes alone: the preset has one thread. Empty before and after the training.
     """
     with suppress(psutil.NoSuchProcess, FileNotFoundError):
-        for process in psutil.Process(flow).children(recursive=True):
-            if "modules.training.fit" in process.cmdline():
-                ran = int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0])
-                return [(time.time(), ran / 1e9)]
+        for process in trainings(psutil.Process(flow)):
+            ran = int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0])
+            return [(time.time(), ran / 1e9)]
     return []
 
 

@@ -23,6 +23,7 @@ from modules.training.events import read_events
 from modules.training.fit import INTERRUPTED, Result, launch
 from modules.training.ranks import recompute
 from modules.training.tuning_config import FinetuneConfig
+from tests.trainings import trainings
 
 STEPS, CLIP = 6, 0.1
 
@@ -339,9 +340,9 @@ def test_sigterm_reaches_all_ranks_through_the_agent(corpus, tiny, tmp_path):
     asked = []
 
     def stop_agent(event):  # once: a second SIGTERM may end the agent, and its ranks with it
-        for process in psutil.Process().children():
-            if not asked and "modules.training.fit" in process.cmdline():
-                asked.append(process.terminate())
+        if not asked:
+            [agent] = trainings(psutil.Process())
+            asked.append(agent.terminate())
 
     result = launch(work, on_event=stop_agent)
     assert result.state == "interrupted" and result.step > 0
