@@ -7,36 +7,27 @@ task's own code); calls in threads that run side by side are added up, so the sh
 bound. Calls made while a training process works cost the chain no wall time, for nobody waits for
 them: they stand apart ("beside training"). Start-up (imports, Prefect's temporary server, MLflow's
 empty database) and the end are told apart. Hashing and storing what was made is told by itself: it
-is the work of publishing, not orchestration. Not seen: CPU that Prefect's background threads and
-server take beside a step.
-
-    python -m bench.overhead --preset sample --root /tmp/overhead --pairs 2
-
-tells all of it from outside: whole chains in turn as users run them and bare, where flows and tasks
-are plain functions and neither Prefect nor MLflow is there. What the catalogue costs, which hands
-the artifacts from step to step in both, is counted from inside and added.
+is the work of publishing, not orchestration. The CPU that Prefect's background threads and server
+take beside the work is not among it: bench.contention.
 """
 
 import argparse
 import functools
-import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import copy_context
 from pathlib import Path
-from statistics import median
 from typing import Any
+
+import psutil
 
 BEGAN = time.perf_counter()
 GOAL = 0.02  # issue 7: of the wall time beyond start-up
 OVERHEAD = ("prefect", "mlflow", "catalogue")
+SERVER = "prefect.server.api.server:create_app"  # in the command of Prefect's temporary server
 
 
 class Account:
@@ -142,65 +133,23 @@ def watch(account: Account) -> None:
     account.wrap(artifacts, "checkout", "storing")
 
 
-class Submitted:
-    """A task's future, as far as the flows use Prefect's."""
-
-    def __init__(self, future: "Future[Any]") -> None:
-        self.future = future
-
-    def result(self, raise_on_failure: bool = True) -> Any:
-        """Wait for the task; return what it gave, or what it raised if that is asked for."""
-        error = self.future.exception()
-        if error and raise_on_failure:
-            raise error
-        return error or self.future.result()
-
-
-def leave_out() -> None:
-    """Make flows and tasks plain functions, and tell neither Prefect nor MLflow of them."""
-    from prefect.flows import Flow
-    from prefect.tasks import Task
-
-    from flows import devices
-    from flows.cells import SIDE_BY_SIDE
-    from registry import projection, tracking
-
-    pool = ThreadPoolExecutor(SIDE_BY_SIDE._max_workers)
-
-    def call(self: Any, *arguments: Any, **named: Any) -> Any:
-        return self.fn(*arguments, **named)
-
-    def submit(self: Any, *arguments: Any) -> Submitted:
-        return Submitted(pool.submit(copy_context().run, self.fn, *arguments))
-
-    changes: list[tuple[Any, str, Any]] = [
-        (Flow, "__call__", call),
-        (Task, "__call__", call),
-        (Task, "submit", submit),
-        (devices, "size_of", lambda name: devices.cores()),
-        (projection, "replay_outbox", lambda *a, **k: (0, 0)),
-        (tracking, "tell", lambda *a, **k: None),
-    ]
-    for holder, name, instead in changes:
-        setattr(holder, name, instead)
-
-
-def run_chain(preset: str, root: Path, *, bare: bool) -> None:
+def main() -> None:
     """Run a chain in a new project and print who took how long."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--root", type=Path, required=True, help="a new folder for the project")
+    given = parser.parse_args()
     here = Path.cwd()
-    root.mkdir(parents=True)
+    given.root.mkdir(parents=True)
     for name in ("data", "data.dvc"):
-        (root / name).symlink_to((here / name).resolve())
-    os.environ["TEXTMILL_ROOT"] = str(root.resolve())
+        (given.root / name).symlink_to((here / name).resolve())
+    os.environ["TEXTMILL_ROOT"] = str(given.root.resolve())
     from flows.settings import enter
 
     workspace = enter()
     from registry import projection
 
-    if bare:
-        leave_out()
-    else:
-        projection.experiment_id(workspace)  # imports mlflow and makes its database: start-up
+    projection.experiment_id(workspace)  # imports mlflow and makes its database: start-up
     from flows.reproduce import reproduce
     from modules.presets import RUNS
 
@@ -219,21 +168,19 @@ def run_chain(preset: str, root: Path, *, bare: bool) -> None:
             marks["server"] += server_seconds()
 
     reproduce.fn = between
-    reproduce(RUNS[preset])
+    reproduce(RUNS[given.preset])
     report(account, marks)
 
 
 def server_seconds() -> float:
     """Return the CPU seconds of Prefect's temporary server so far; 0 where there is none."""
-    import psutil
-
     children = psutil.Process().children(recursive=True)
-    servers = [x for x in children if "prefect.server.api.server:create_app" in x.cmdline()]
+    servers = [x for x in children if SERVER in x.cmdline()]
     return float(sum(sum(server.cpu_times()[:2]) for server in servers))
 
 
 def report(account: Account, marks: dict[str, float]) -> None:
-    """Print the account, for people and, in its last line, for `compare`."""
+    """Print the account."""
     wall = marks["end"] - marks["start"]
     print(f"start-up {marks['start'] - BEGAN:.1f} s, chain {wall:.1f} s wall, then ", end="")
     print(f"{time.perf_counter() - marks['end']:.1f} s to end the flow run")
@@ -242,39 +189,6 @@ def report(account: Account, marks: dict[str, float]) -> None:
     print(f"Prefect's temporary server took {marks['server']:.2f} s of CPU")
     cost = sum(account.seconds[name] for name in OVERHEAD) / wall
     print(f"orchestration ({', '.join(OVERHEAD)}): {cost:.2%} of the chain (goal: {GOAL:.0%})")
-    print(json.dumps({"wall": wall, "catalogue": account.seconds["catalogue"]}))
-
-
-def compare(preset: str, root: Path, pairs: int) -> None:
-    """Run whole chains in turn, orchestrated and bare, and print what orchestration costs."""
-    taken: dict[bool, list[dict[str, float]]] = {True: [], False: []}
-    for number in range(pairs):
-        for bare in (False, True) if number % 2 == 0 else (True, False):
-            folder = root / f"{number}-{'bare' if bare else 'whole'}"
-            command = [sys.executable, "-m", "bench.overhead", "--preset", preset]
-            command += ["--root", str(folder), *(["--bare"] if bare else [])]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            taken[bare].append(json.loads(done.stdout.splitlines()[-1]))
-            print(f"{folder.name}: {taken[bare][-1]['wall']:.1f} s", flush=True)
-    whole, bare_wall = (median(row["wall"] for row in taken[bare]) for bare in (False, True))
-    catalogue = median(row["catalogue"] for row in taken[True])
-    cost = (whole - bare_wall + catalogue) / whole
-    print(f"orchestrated {whole:.1f} s, bare {bare_wall:.1f} s (its catalogue {catalogue:.1f} s):")
-    print(f"orchestration costs {cost:.2%} of the chain (goal: {GOAL:.0%})")
-
-
-def main() -> None:
-    """Run one chain and tell its account, or chains in turn with and without orchestration."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--root", type=Path, required=True, help="a new folder for the project")
-    parser.add_argument("--bare", action="store_true", help="without Prefect and MLflow")
-    parser.add_argument("--pairs", type=int, default=0, help="so many of both, in turn")
-    given = parser.parse_args()
-    if given.pairs:
-        compare(given.preset, given.root, given.pairs)
-    else:
-        run_chain(given.preset, given.root, bare=given.bare)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,14 @@ from modules.corpus.robots import RobotsConfig
 from modules.corpus.warc import Damage, read_captures
 from tests.modules.corpus.conftest import LOOPBACK, running, start_alone
 
-DEADLINE = 3.0
+DEADLINE = 6.0  # on a busy machine honest servers were too slow for half of these times
 QUICK = FetchConfig(
     network=LOOPBACK,
     retries=0,
     concurrency=100,
     per_host_delay_seconds=0.0,
-    http=HttpConfig(total_seconds=DEADLINE, connect_seconds=2, rate_seconds=1),
-    robots=RobotsConfig(seconds=2),
+    http=HttpConfig(total_seconds=DEADLINE, connect_seconds=4, rate_seconds=2),
+    robots=RobotsConfig(seconds=4),
 )
 # (server, reason, transient); where a server's bytes may come in one piece or more, two reasons
 CASES = [
@@ -102,7 +102,7 @@ def visited(zoo, tmp_path_factory):
 
 def test_all_end_by_their_deadline(visited):
     assert len(CASES) >= 25
-    assert visited[1] < DEADLINE + 1
+    assert visited[1] < DEADLINE + 2
 
 
 @pytest.mark.parametrize(("name", "reasons", "transient"), CASES, ids=[c[0] for c in CASES])
