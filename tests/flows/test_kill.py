@@ -18,6 +18,7 @@ from tests.trainings import trainings
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 KILLS = 10
 LONGEST = 600.0  # seconds; no run of the tiny chain needs as long on any machine
+TRAINED = 3.0  # seconds in which a tiny chain trains, about
 
 
 def copy_of(project: Path, to: Path) -> Path:
@@ -91,15 +92,25 @@ def test_killed_at_random_moments_ends_with_the_same_weights(project, tmp_path):
     assert not servers(killed)
 
 
+def at_work(flow: psutil.Popen, seconds: float) -> list[psutil.Process]:
+    """Who trains once a flow has trained for so many seconds; nobody if it ends before."""
+    last = time.monotonic()
+    while flow.poll() is None:
+        found, now = trainings(flow), time.monotonic()
+        if found and (seconds := seconds - (now - last)) <= 0:
+            return found
+        last = now
+        time.sleep(0.02)
+    return []
+
+
 def blow(flow: psutil.Popen, aim: str, moments: random.Random, length: float) -> bool:
     """Kill the flow or one of its trainers at a random moment; tell whether it was still there."""
     if aim == "flow":
         time.sleep(moments.uniform(0.05, 0.9) * length)
+        victims: list[psutil.Process] = [flow]
     else:
-        while flow.poll() is None and not trainings(flow):
-            time.sleep(0.2)
-        time.sleep(moments.uniform(0.0, 0.15) * length)
-    victims = [flow] if aim == "flow" else trainings(flow)
+        victims = at_work(flow, moments.uniform(0.0, TRAINED))
     if flow.poll() is not None or not victims:
         assert flow.wait(LONGEST) == 0
         return False
