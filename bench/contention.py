@@ -57,13 +57,15 @@ def windows(flow: psutil.Popen, pairs: int, seconds: float) -> list[tuple[float,
     found = []
     for number in range(2 * pairs + 1):
         stopped = watchers(flow) if number % 2 else []
-        for process in stopped:
-            process.send_signal(signal.SIGSTOP)
         began = time.time()
-        time.sleep(seconds)
+        try:
+            for process in stopped:
+                process.send_signal(signal.SIGSTOP)
+            time.sleep(seconds)
+        finally:
+            for process in reversed(stopped):
+                process.send_signal(signal.SIGCONT)
         found.append((began + LEFT_OUT * seconds, time.time()))
-        for process in reversed(stopped):
-            process.send_signal(signal.SIGCONT)
         print(f"\r{number + 1} of {2 * pairs + 1} windows", end="", flush=True)
     return found
 
