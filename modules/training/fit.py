@@ -246,7 +246,8 @@ def stop(child: Child) -> None:
             child.wait(GRACE)
         except subprocess.TimeoutExpired:
             assert child.pid is not None  # or it had not been started, and ended at once
-            os.killpg(child.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended since
+                os.killpg(child.pid, signal.SIGKILL)
             child.wait()
 
 

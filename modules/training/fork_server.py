@@ -69,7 +69,8 @@ class Forked:
             if self.pid is None:
                 self._end(-number)
             else:
-                os.kill(self.pid, number)
+                with suppress(ProcessLookupError):  # it has ended since
+                    os.kill(self.pid, number)
 
     def _end(self, code: int) -> None:
         self.returncode = code
@@ -107,7 +108,7 @@ class ForkServer:
         """Begin a training.
 
         Raises:
-            OSError: the server has just died.
+            BrokenPipeError: the server has just died.
         """
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         request = {
@@ -134,18 +135,17 @@ _lock = threading.Lock()
 
 
 def start(job: Path, log: Path, environment: Mapping[str, str]) -> Forked:
-    """Begin the training of a job file in a fork of this flow's server; the log is appended to.
-
-    Raises:
-        OSError: the server does not start.
-    """
+    """Begin the training of a job file in a fork of this flow's server; the log is appended to."""
     key = frozenset((k, v) for k, v in environment.items() if not k.startswith(AFTER_START))
     with _lock:
         for known, server in list(_servers.items()):
             if not server.alive or (known != key and server.idle):
                 _servers.pop(known).close()
-        if key not in _servers:
-            _servers[key] = ForkServer(environment, log)
+        if key in _servers:
+            with suppress(BrokenPipeError):  # it has died since it was looked at
+                return _servers[key].start(job, log, environment)
+            _servers.pop(key).close()
+        _servers[key] = ForkServer(environment, log)
         return _servers[key].start(job, log, environment)
 
 
@@ -182,8 +182,16 @@ def serve(requests: socket.socket) -> None:
 
 
 def fork(request: dict[str, Any], answer: socket.socket, answers: dict[int, socket.socket]) -> None:
-    """Fork a training and tell its process id."""
-    server, pid = os.getpid(), os.fork()
+    """Fork a training and tell its process id; if there is no room, that it failed."""
+    server = os.getpid()
+    try:
+        pid = os.fork()
+    except OSError as error:  # those that run are not to die of it
+        with answer, suppress(OSError):
+            answer.send(json.dumps({"code": 1}).encode())
+            with Path(request["log"]).open("a") as log:
+                log.write(f"the training cannot be started: {error}\n")
+        return
     if pid == 0:
         train(request, server)
     answers[pid] = answer

@@ -135,7 +135,7 @@ class Forks:
     """Asks the fork server for training processes."""
 
     def __init__(self) -> None:
-        script = Path(__file__).with_name("fork_server.py")
+        script = Path(__file__).with_name("deadly_forks.py")
         self.process = subprocess.Popen(
             [sys.executable, str(script)],
             stdin=subprocess.PIPE,
