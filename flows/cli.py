@@ -4,6 +4,7 @@ A user's mistake ends in one line and exit code 2; an interrupted run in exit co
 where it stopped when the same command is given again).
 """
 
+import signal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,6 @@ from flows import (
 from flows.logs import begin
 from flows.options import Preset, Setting, changed, load_preset
 from flows.terminal import (
-    INTERRUPTED,
     console,
     fail,
     one_line,
@@ -55,11 +55,10 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; SIGTERM is Ctrl-C: what runs saves, and nobody is left behind."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
-    except KeyboardInterrupt:
-        fail("interrupted; run the same command again to continue", INTERRUPTED)
     except (ValueError, FileNotFoundError) as error:
         fail(one_line(error), 2)
 

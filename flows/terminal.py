@@ -51,7 +51,7 @@ def run_flow(flow: Any, *arguments: Any, **named: Any) -> Any:
 
     try:
         return flow(*arguments, **named)
-    except TerminationSignal:
+    except (KeyboardInterrupt, TerminationSignal):
         fail("stopped by a signal; run the same command again to continue", INTERRUPTED)
     except (Interrupted, LeaseLost) as error:
         fail(str(error), INTERRUPTED)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -116,3 +117,25 @@ def blow(flow: psutil.Popen, aim: str, moments: random.Random, length: float) ->
         return False
     moments.choice(victims).kill()
     return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_goes_on(project, tmp_path, number):
+    """Ctrl-C, or what `docker stop`, systemd and `timeout` send; nobody is left behind."""
+    root = copy_of(project, tmp_path / "stopped")
+    command = [sys.executable, "-m", "flows.cli", "pretrain", "tiny"]
+    command += ["--set", "pretrain.max_steps=100000", "--set", "pretrain.checkpoint_every=100000"]
+    environment = os.environ | {"TEXTMILL_ROOT": str(root)}
+    subprocess.run([*command[:3], "corpus", "tiny"], env=environment, check=True)
+    last = 0
+    for _ in range(2):
+        flow = psutil.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert at_work(flow, 10.0)
+        flow.send_signal(number)
+        assert "run the same command again" in flow.communicate(timeout=LONGEST)[1]
+        assert flow.returncode == 75
+        states = (root / "artifacts").glob("checkpoint/tiny/*.work/state/step-*")
+        saved = max(int(state.name.removeprefix("step-")) for state in states)
+        assert saved > last
+        last = saved
+        assert not servers(root)
