@@ -23,3 +23,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("../shared/data is not here (larger development data)")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the registry's tests first: they fork.
+
+    A fork of a process in which flows have left threads may inherit a lock that nobody releases.
+    """
+    items.sort(key=lambda item: not item.path.is_relative_to(ROOT / "tests" / "registry"))
