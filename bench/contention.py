@@ -21,7 +21,7 @@ from statistics import median
 
 import psutil
 
-from bench.overhead import SERVER
+from flows.temporary_server import APP
 from modules.training.events import read_events
 
 LEFT_OUT = 0.1  # of a window
@@ -43,7 +43,7 @@ def project(root: Path) -> dict[str, str]:
 
 def watchers(flow: psutil.Popen) -> list[psutil.Process]:
     """Return the flow's process and its temporary server."""
-    servers = [x for x in flow.children(recursive=True) if SERVER in x.cmdline()]
+    servers = [x for x in flow.children(recursive=True) if APP in x.cmdline()]
     return [psutil.Process(flow.pid), *servers]
 
 

@@ -28,7 +28,7 @@ from registry.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 POLL = 0.5  # seconds between tries for a slot
-ASK = 10.0  # seconds between looks at the limit's size
+ASK = 30.0  # seconds between looks at the limit's size, by everyone who waits
 UNBOUND = 1024  # slots of a limit that is switched off in the UI
 
 

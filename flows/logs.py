@@ -18,11 +18,14 @@ def begin() -> Any:
     """
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     from flows.orphans import stop_orphans
-    from flows.settings import RUN_PID, enter
+    from flows.settings import enter
+    from flows.supervise import wait_for
+    from flows.temporary_server import start
+    from registry.access import credentials
 
     workspace = enter()
     stop_orphans(workspace)
-    os.environ[RUN_PID] = str(os.getpid())
+    server = start(workspace)
     shown, whole = _shown(), _whole(workspace.state / "logs")
     for name in ("flows", "modules", "registry"):
         logger = logging.getLogger(name)
@@ -30,9 +33,11 @@ def begin() -> Any:
         logger.handlers = [shown, whole]
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     errors.print("Starting; without `textmill up` a temporary Prefect server needs a moment.")
-    import prefect.main  # noqa: F401  configures logging, once
+    import flows.stage  # noqa: F401  all that a flow imports; Prefect configures logging, once
 
     logging.getLogger("prefect").addHandler(whole)
+    if server:
+        wait_for(server, f"{os.environ['PREFECT_API_URL']}/health", credentials(workspace))
     return workspace
 
 

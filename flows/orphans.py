@@ -7,6 +7,7 @@ import psutil
 
 from flows.settings import RUN_PID, prefect_settings
 from flows.supervise import STOP_SECONDS, Service
+from flows.temporary_server import APP
 from registry.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def _is_orphan(process: psutil.Process, workspace: Workspace) -> bool:
     """Tell a temporary server of this project that has lost its parent from all else."""
     home = prefect_settings(workspace)["PREFECT_HOME"]
     try:
-        if "prefect.server.api.server:create_app" not in process.cmdline():
+        if APP not in process.cmdline():
             return False
         environment = process.environ()
     except psutil.Error:  # gone, or another user's

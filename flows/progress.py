@@ -20,7 +20,7 @@ from modules.files import Progress as Report
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-UI_SECONDS = 5.0  # between updates of the artifact (each is a request: 1 % of the demo at 2 s)
+UI_SECONDS = 10.0  # between updates of the artifact (each is a request that costs 40 ms of a core)
 AWAY_SECONDS = 60.0  # without a try after Prefect did not answer
 LOG_SECONDS = 15.0  # between log lines where there is no terminal to draw a bar in
 
@@ -58,7 +58,8 @@ def _publish(artifact: UUID | None, percent: float, key: str, text: str) -> UUID
 def reporting(key: str, what: str) -> Iterator[Report]:
     """Yield a progress function that shows a step wherever somebody may be looking.
 
-    `key` names the Prefect artifact (lower case and dashes), `what` is the human's description.
+    `key` names the Prefect artifact (lower case and dashes), `what` is the human's description. A
+    step that is done within UI_SECONDS has no artifact: its task run says all.
     """
     terminal = sys.stderr.isatty()
     bar = Progress(
@@ -82,7 +83,7 @@ def reporting(key: str, what: str) -> Iterator[Report]:
             bar.update(row, completed=done, total=total or None, note=note)
             now, percent = time.monotonic(), 100.0 * min(done, total) / (total or 1)
             last = 0 < total <= done
-            if context is not None and (last or now - shown >= UI_SECONDS):
+            if context is not None and ((last and artifact) or now - shown >= UI_SECONDS):
                 shown = now
                 text = f"{what}: {note}" if note else what
                 say = partial(context.copy().run, _publish, artifact, percent, key, text)

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows.temporary_server import APP
 from tests.trainings import trainings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -49,7 +50,7 @@ def servers(root: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if "prefect.server.api.server:create_app" in process.cmdline():
+            if APP in process.cmdline():
                 home = Path(process.environ().get("PREFECT_HOME", "/"))
                 found += [process] if home.is_relative_to(root) else []
     return found

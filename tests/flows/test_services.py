@@ -12,10 +12,11 @@ import yaml
 
 from flows import orphans, services
 from flows.settings import RUN_PID, prefect_settings
+from flows.temporary_server import APP
 from registry.workspace import Workspace
 
 OWN = ["127.0.0.1:80", "localhost:80"]
-SLEEPS = [sys.executable, "-c", "input()", "prefect.server.api.server:create_app"]
+SLEEPS = [sys.executable, "-c", "input()", APP]
 
 
 @pytest.fixture
