@@ -4,11 +4,12 @@
 
 Every call into one of the three is timed, less what is called back from within it (a flow's or a
 task's own code); calls in threads that run side by side are added up, so the share is an upper
-bound. Calls made while a training process works, and the lease's heartbeat, make nobody wait: they
-stand apart ("beside"), and together with the CPU seconds of Prefect's server, divided by the cores,
-they are what the work lost to them, at most (bench.contention measures it). Start-up (imports,
-Prefect's temporary server, MLflow's empty database) and the end are told apart. Hashing and storing
-what was made is told by itself: it is the work of publishing, not orchestration.
+bound. Calls made while a training process works (by whomever: a cell is published while the next
+one trains), and the lease's heartbeat, make nobody wait: they stand apart ("beside"). Together with
+the CPU seconds of Prefect's server, divided by the cores, they are what the work lost to them, at
+most (bench.contention measures it). Start-up (imports, Prefect's temporary server, MLflow's empty
+database) and the end are told apart. Hashing and storing what was made is told by itself: it is the
+work of publishing, not orchestration.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from flows.temporary_server import APP
 
 BEGAN = time.perf_counter()
 GOAL = 0.02  # issue 7: of the wall time beyond start-up
+HEARTBEAT = "heartbeat"  # the name of the lease's thread
 OVERHEAD = ("prefect", "mlflow", "catalogue")
 
 
@@ -41,7 +43,7 @@ class Account:
         self.seconds: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self._inside = threading.local()
-        self._beside = threading.local()
+        self._trainings = 0  # at work now
         self._lock = threading.Lock()
 
     @contextmanager
@@ -50,7 +52,8 @@ class Account:
         stack: list[list[float]] = self._inside.__dict__.setdefault("stack", [])
         own = [0.0]  # seconds of the blocks within
         stack.append(own)
-        if category in OVERHEAD and getattr(self._beside, "on", False):
+        alone = threading.current_thread().name == HEARTBEAT
+        if category in OVERHEAD and (alone or self._trainings):
             category = "beside"
         began = time.perf_counter()
         try:
@@ -65,21 +68,20 @@ class Account:
                 self.seconds[category] += took - own[0]
                 self.calls[category] += 1
 
-    def wrap_beside(self, holder: Any, name: str) -> None:
-        """Charge a function to the work, and what it tells apart: nobody waits for that.
-
-        It waits for a training process, or is a thread of its own.
-        """
+    def wrap_training(self, holder: Any, name: str) -> None:
+        """Charge the wait for a training process to work; what is told meanwhile stands apart."""
         self.wrap(holder, name, "work")
         function: Callable[..., Any] = getattr(holder, name)
 
         @functools.wraps(function)
         def wrapped(*arguments: Any, **named: Any) -> Any:
-            self._beside.on = True
+            with self._lock:
+                self._trainings += 1
             try:
                 return function(*arguments, **named)
             finally:
-                self._beside.on = False
+                with self._lock:
+                    self._trainings -= 1
 
         setattr(holder, name, wrapped)
 
@@ -114,14 +116,13 @@ def watch(account: Account) -> None:
     from flows import corpus, devices, evaluate, finetune, pretrain, progress, promote, stage
     from flows import reproduce as chain
     from modules.training import fit
-    from registry import artifacts, db, leases, manifests, projection, tracking, versions
+    from registry import artifacts, db, manifests, projection, tracking, versions
 
     made = (chain.reproduce, corpus.prepare_corpus, pretrain.pretrain, finetune.finetune)
     for flow in (*made, evaluate.zero_shot, promote.promote):
         account.wrap(flow, "fn", "work")
     account.wrap(stage.Stage, "_make", "work")
-    account.wrap_beside(fit, "launch")
-    account.wrap_beside(leases, "_beat")
+    account.wrap_training(fit, "launch")
     account.wrap(flow_engine, "run_flow_sync", "prefect")
     account.wrap(task_engine, "run_task_sync", "prefect")
     account.wrap(Task, "submit", "prefect")
