@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.logging import RichHandler
 
-from flows.terminal import errors
+from flows.terminal import errors, fail
 
 
 def begin() -> Any:
@@ -37,7 +37,10 @@ def begin() -> Any:
 
     logging.getLogger("prefect").addHandler(whole)
     if server:
-        wait_for(server, f"{os.environ['PREFECT_API_URL']}/health", credentials(workspace))
+        try:
+            wait_for(server, f"{os.environ['PREFECT_API_URL']}/health", credentials(workspace))
+        except RuntimeError as error:
+            fail(str(error), 1)
     return workspace
 
 

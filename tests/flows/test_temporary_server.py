@@ -84,3 +84,21 @@ def test_it_is_guarded_and_ends_with_its_command(command, killed):
 def test_none_is_started_where_there_is_one_to_talk_to(in_project, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
     assert temporary_server.start(Workspace.open(in_project)) is None
+
+
+@pytest.mark.timeout(240)
+def test_one_that_does_not_start_is_named_with_its_log(in_fresh_project):
+    home = in_fresh_project / ".textmill" / "prefect"
+    home.mkdir(parents=True)
+    (home / "prefect.db").write_bytes(b"no database" * 100)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "run", "tiny"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "Prefect's temporary server ended while starting; see" in done.stderr
+    assert "prefect-server.log" in done.stderr
+    assert "Traceback" not in done.stderr
