@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.logging import RichHandler
 
-from flows.terminal import errors, fail
+from flows.terminal import INTERRUPTED, errors, fail
 
 
 def begin() -> Any:
@@ -32,15 +32,17 @@ def begin() -> Any:
         logger.setLevel(logging.INFO)
         logger.handlers = [shown, whole]
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    errors.print("Starting; without `textmill up` a temporary Prefect server needs a moment.")
-    import flows.stage  # noqa: F401  all that a flow imports; Prefect configures logging, once
+    try:
+        errors.print("Starting; without `textmill up` a temporary Prefect server needs a moment.")
+        import flows.stage  # noqa: F401  all that a flow imports; Prefect configures logging, once
 
-    logging.getLogger("prefect").addHandler(whole)
-    if server:
-        try:
+        if server:
             wait_for(server, f"{os.environ['PREFECT_API_URL']}/health", credentials(workspace))
-        except RuntimeError as error:
-            fail(str(error), 1)
+    except KeyboardInterrupt:
+        fail("stopped by a signal before it began; run the same command again", INTERRUPTED)
+    except RuntimeError as error:
+        fail(str(error), 1)
+    logging.getLogger("prefect").addHandler(whole)
     return workspace
 
 

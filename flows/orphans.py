@@ -46,8 +46,8 @@ def orphans(workspace: Workspace) -> list[psutil.Process]:
 def stop_orphans(workspace: Workspace) -> int:
     """Stop temporary Prefect servers that outlived the run they served; return how many.
 
-    A run that ends in its own time stops its server; one killed with -9 cannot, and the server
-    would write to the project's Prefect database beside the next run's for ever.
+    A run that ends in its own time stops its server; one killed with -9 cannot. On Linux the kernel
+    does; elsewhere the server would write to the project's Prefect database beside the next run's.
     """
     found = orphans(workspace)
     for process in found:

@@ -32,7 +32,8 @@ def let_schedules_insert() -> None:
 async def no_background_worker(*arguments: Any, **named: Any) -> AsyncIterator[None]:
     """Stand in for the worker of tasks that the server of one command does not have.
 
-    They clean up after deployments, schedules and cancels; looking for them took 2 % of a core.
+    They clean up after deployments, schedules, cancels and old events, which `textmill up` does;
+    looking for them took 2 % of a core.
     """
     yield
 

@@ -1,8 +1,8 @@
 """Where the platform's services keep their state, set before Prefect is imported.
 
 Everything lies below the project root, binds to loopback and phones nobody. While `textmill up`
-runs, flows started by hand talk to its servers; otherwise Prefect starts a temporary server on the
-same database, so that the UI later shows the same history.
+runs, flows started by hand talk to its servers; otherwise a command starts a temporary server on
+the same database (temporary_server.py), so that the UI later shows the same history.
 """
 
 import json

@@ -24,7 +24,7 @@ def start(workspace: Workspace) -> Service | None:
 
     Prefect's address is in the environment from now on; wait until the server answers.
     """
-    if "PREFECT_API_URL" in os.environ:
+    if os.environ.get("PREFECT_API_URL"):
         return None
     port = str(free_port())
     environment = prefect_settings(workspace) | {
