@@ -5,11 +5,12 @@
 Every call into one of the three is timed, less what is called back from within it (a flow's or a
 task's own code); calls in threads that run side by side are added up, so the share is an upper
 bound. Calls made while a training process works (by whomever: a cell is published while the next
-one trains), and the lease's heartbeat, make nobody wait: they stand apart ("beside"). Together with
-the CPU seconds of Prefect's server, divided by the cores, they are what the work lost to them, at
-most (bench.contention measures it). Start-up (imports, Prefect's temporary server, MLflow's empty
-database) and the end are told apart. Hashing and storing what was made is told by itself: it is the
-work of publishing, not orchestration.
+one trains), and the lease's heartbeat, make nobody wait: they stand apart ("beside"), and cost the
+CPU seconds which the flow's process took meanwhile. With those of Prefect's server (but for what it
+took while somebody waited, which is counted as such), divided by the cores, they are what the work
+lost to them, at most (bench.contention measures it). Start-up (imports, Prefect's temporary server,
+MLflow's empty database) and the end are told apart. Hashing and storing what was made is told by
+itself: it is the work of publishing, not orchestration.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import functools
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,10 +38,12 @@ OVERHEAD = ("prefect", "mlflow", "catalogue")
 class Account:
     """Seconds by category; what is called from within a call counts for its own category."""
 
-    since = 0.0  # what was before is start-up, and not counted
-
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.server = server()
+        self.start = self.clocks()  # what was before is start-up, and not counted
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.worked: dict[str, float] = defaultdict(float)  # CPU seconds of this process
+        self.served: dict[str, float] = defaultdict(float)  # CPU seconds of the server
         self.calls: Counter[str] = Counter()
         self._inside = threading.local()
         self._trainings = 0  # at work now
@@ -49,24 +52,37 @@ class Account:
     @contextmanager
     def timed(self, category: str) -> Iterator[None]:
         """Charge a block to a category, and not to the one around it."""
-        stack: list[list[float]] = self._inside.__dict__.setdefault("stack", [])
-        own = [0.0]  # seconds of the blocks within
-        stack.append(own)
+        stack: list[dict[str, float]] = self._inside.__dict__.setdefault("stack", [])
+        within: dict[str, float] = defaultdict(float)  # what the blocks within took
+        stack.append(within)
         alone = threading.current_thread().name == HEARTBEAT
         if category in OVERHEAD and (alone or self._trainings):
             category = "beside"
-        began = time.perf_counter()
+        began = self.clocks()
         try:
             yield
         finally:
-            ended = time.perf_counter()
-            took = max(0.0, ended - max(began, self.since))
+            ended = self.clocks()
+            took = {name: ended[name] - max(began[name], self.start[name]) for name in ended}
             stack.pop()
-            if stack:
-                stack[-1][0] += took
+            for name in took if stack else ():
+                stack[-1][name] += took[name]
             with self._lock:
-                self.seconds[category] += took - own[0]
+                self.seconds[category] += took["wall"] - within["wall"]
+                self.worked[category] += took["cpu"] - within["cpu"]
+                self.served[category] += took["server"] - within["server"]
                 self.calls[category] += 1
+
+    def begin(self) -> None:
+        """Count from now on."""
+        for numbers in (self.seconds, self.worked, self.served, self.calls):
+            numbers.clear()
+        self.start = self.clocks()
+
+    def clocks(self) -> dict[str, float]:
+        """Return the time, the CPU seconds of this process and those of the server, so far."""
+        server = sum(self.server.cpu_times()[:2]) if self.server else 0.0
+        return {"wall": time.perf_counter(), "cpu": time.process_time(), "server": server}
 
     def wrap_training(self, holder: Any, name: str) -> None:
         """Charge the wait for a training process to work; what is told meanwhile stands apart."""
@@ -128,7 +144,7 @@ def watch(account: Account) -> None:
     account.wrap(Task, "submit", "prefect")
     account.wrap(stage, "create_markdown_artifact", "prefect")
     account.wrap(progress, "_publish", "prefect")
-    account.wrap(devices, "size_of", "prefect")
+    account.wrap(devices, "ask", "prefect")
     for name in ("start", "finish", "log_points", "log_artifact"):
         account.wrap(tracking, name, "mlflow")
     account.wrap(projection, "replay_outbox", "mlflow")
@@ -158,44 +174,43 @@ def main() -> None:
     from flows.reproduce import reproduce
     from modules.presets import RUNS
 
-    account, marks = Account(), dict[str, float]()
+    account, ended = Account(), dict[str, float]()
     watch(account)
     whole = reproduce.fn
 
     @functools.wraps(whole)
     def between(*arguments: Any, **named: Any) -> Any:
-        marks["start"] = account.since = time.perf_counter()
-        marks["server"] = -server_seconds()
+        account.begin()
         try:
             return whole(*arguments, **named)
         finally:
-            marks["end"] = time.perf_counter()
-            marks["server"] += server_seconds()
+            ended.update(account.clocks())
 
     reproduce.fn = between
     reproduce(RUNS[given.preset])
-    report(account, marks)
+    report(account, ended)
 
 
-def server_seconds() -> float:
-    """Return the CPU seconds of Prefect's temporary server so far; 0 where there is none."""
+def server() -> psutil.Process | None:
+    """Return Prefect's temporary server; None where there is another."""
     children = psutil.Process().children(recursive=True)
-    servers = [x for x in children if APP in x.cmdline()]
-    return float(sum(sum(server.cpu_times()[:2]) for server in servers))
+    return next((child for child in children if APP in child.cmdline()), None)
 
 
-def report(account: Account, marks: dict[str, float]) -> None:
+def report(account: Account, ended: dict[str, float]) -> None:
     """Print the account."""
     from flows.devices import cores  # Prefect is imported only once its server is started
 
-    wall = marks["end"] - marks["start"]
-    print(f"start-up {marks['start'] - BEGAN:.1f} s, chain {wall:.1f} s wall, then ", end="")
-    print(f"{time.perf_counter() - marks['end']:.1f} s to end the flow run")
-    for name, seconds in account.seconds.most_common():
+    wall, served = (ended[name] - account.start[name] for name in ("wall", "server"))
+    print(f"start-up {account.start['wall'] - BEGAN:.1f} s, chain {wall:.1f} s wall, ", end="")
+    print(f"then {time.perf_counter() - ended['wall']:.1f} s to end the flow run")
+    for name, seconds in sorted(account.seconds.items(), key=lambda x: -x[1]):
         print(f"{name:10} {seconds:8.2f} s  {seconds / wall:7.2%}  {account.calls[name]:6,} calls")
-    print(f"Prefect's temporary server took {marks['server']:.2f} s of CPU")
+    awaited = sum(account.served[name] for name in OVERHEAD)
+    print(f"Prefect's server took {served:.2f} s of CPU, {awaited:.2f} s of it while waited for")
+    print(f"beside trainings, this process took {account.worked['beside']:.2f} s of CPU for it")
     waited = sum(account.seconds[name] for name in OVERHEAD) / wall
-    lost = (account.seconds["beside"] + marks["server"]) / cores() / wall
+    lost = (account.worked["beside"] + served - awaited) / cores() / wall
     print(f"orchestration ({', '.join(OVERHEAD)}): {waited:.2%} of the chain waited for, ", end="")
     print(f"{lost:.2%} taken from the work: {waited + lost:.2%} (goal: {GOAL:.0%})")
 

@@ -28,7 +28,8 @@ from registry.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 POLL = 0.5  # seconds between tries for a slot
-ASK = 30.0  # seconds between looks at the limit's size, by everyone who waits
+ASK = 30.0  # seconds for which the size of a limit is remembered
+_sizes: dict[str, tuple[float, int]] = {}  # name -> when it was asked for, slots
 UNBOUND = 1024  # slots of a limit that is switched off in the UI
 
 
@@ -69,10 +70,8 @@ def device(
     """
     choices = needs(config)
     names = sorted({name for need in choices for name in need.slots})
-    asked, sizes = 0.0, dict[str, int]()
     while True:
-        if not sizes or time.monotonic() - asked >= ASK:
-            asked, sizes = time.monotonic(), {name: size_of(name) for name in names}
+        sizes = {name: size_of(name) for name in names}
         for need in choices:
             if held := take(workspace, need, sizes):
                 with held:
@@ -101,6 +100,15 @@ def take(workspace: Workspace, need: Need, sizes: Mapping[str, int]) -> ExitStac
 
 
 def size_of(name: str) -> int:
+    """Return how many slots a limit has in Prefect, now or up to 30 seconds ago."""
+    now = time.monotonic()
+    asked, size = _sizes.get(name, (-ASK, 0))
+    if now - asked >= ASK:
+        asked, size = _sizes[name] = now, ask(name)
+    return size
+
+
+def ask(name: str) -> int:
     """Return how many slots a limit has in Prefect now; it is made where it is missing."""
     default = cores() if name == "textmill-cpu" else 1
     try:

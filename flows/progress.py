@@ -20,7 +20,7 @@ from modules.files import Progress as Report
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-UI_SECONDS = 10.0  # between updates of the artifact (each is a request that takes 20 to 40 ms)
+UI_SECONDS = 15.0  # between updates of the artifact (each is a request: 60 ms of CPU at both ends)
 AWAY_SECONDS = 60.0  # without a try after Prefect did not answer
 LOG_SECONDS = 15.0  # between log lines where there is no terminal to draw a bar in
 

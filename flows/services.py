@@ -19,6 +19,7 @@ from pathlib import Path
 from flows.reaper import reaping
 from flows.settings import prefect_settings, services_file
 from flows.supervise import HOST, Service, port_is_free, supervise, wait_for
+from flows.temporary_server import APP
 from flows.worker import POOL, make_worker, prefect_command, stop_worker
 from modules.files import write_json
 from registry.access import HOSTS, credentials, origins, secret_file
@@ -101,10 +102,7 @@ def make_services(workspace: Workspace, at: Addresses) -> list[Service]:
     names = at.hosts(at.prefect_port)
     server = Service(
         "Prefect server",
-        [
-            *(sys.executable, "-m", "uvicorn", "--factory", "flows.prefect_app:create_app"),
-            *("--host", at.host, "--port", str(at.prefect_port), "--log-level", "warning"),
-        ],
+        [sys.executable, "-m", APP, at.host, str(at.prefect_port)],
         environment
         | {
             "PREFECT_UI_API_URL": "/api",  # as the browser reaches it, by whatever name

@@ -50,6 +50,7 @@ def prefect_settings(workspace: Workspace) -> dict[str, str]:
             "prefect.server.concurrency.lease_storage.filesystem"  # the default forgets on restart
         ),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "modules,registry,flows",
+        "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "5",  # seconds; a request each, by default every 2
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # how long Cancel takes to be seen
         "DO_NOT_TRACK": "1",

@@ -16,7 +16,7 @@ from flows.supervise import HOST, Service
 from registry.access import HOSTS
 from registry.workspace import Workspace
 
-APP = "flows.prefect_app:create_app"
+APP = "flows.prefect_app"
 
 
 def start(workspace: Workspace) -> Service | None:
@@ -34,11 +34,9 @@ def start(workspace: Workspace) -> Service | None:
         HOSTS: f"{HOST}:{port}",
         RUN_PID: str(os.getpid()),
     }
-    command = [sys.executable, "-m", "uvicorn", "--factory", APP, "--host", HOST, "--port", port]
+    command = [sys.executable, "-m", APP, HOST, port]
     log = workspace.state / "logs" / "prefect-server.log"
-    server = Service(
-        "Prefect's temporary server", [*command, "--log-level", "warning"], environment, log
-    )
+    server = Service("Prefect's temporary server", command, environment, log)
     server.start()
     atexit.register(server.stop)
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"

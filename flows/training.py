@@ -11,7 +11,7 @@ from modules.config import Config
 from modules.files import Progress
 
 TOLD = ("loss", "val_loss", "lr", "tokens_per_second", "mfu", "val_accuracy", "grad_norm")
-SEND_SECONDS = 10.0  # between batches of metrics to MLflow; the training step never waits for it
+SEND_SECONDS = 15.0  # between batches of metrics to MLflow; the training step never waits for it
 
 
 def train(

@@ -89,10 +89,10 @@ def load(ws: Workspace, name: str, version: int) -> Facts:
         found = catalogue.leaderboard(session, fingerprint=checkpoint.fingerprint)
         documents = [x.fingerprint for x in made if x.kind == Kind.DOCUMENTS]
         tables = {
-            edge.child.fingerprint
+            report.fingerprint
             for corpus in documents
-            for edge in catalogue.descendants(session, corpus)
-            if edge.child.kind == Kind.REPORT and "overlap.json" in edge.child.manifest["files"]
+            for report in catalogue.children(session, corpus, Kind.REPORT)
+            if "overlap.json" in report.manifest["files"]
         }
     rows = [
         row for table in sorted(tables) for row in _json(ws, table, "overlap.json")["data_sets"]

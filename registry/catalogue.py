@@ -109,13 +109,17 @@ def _replace_bytes(row: tables.Artifact, remade: tables.Artifact) -> None:
 
 
 def ancestors(session: Session, fingerprint: str) -> list[Edge]:
-    """Return everything an artifact was made from, nearest first."""
-    return _walk(session, fingerprint, upwards=True)
-
-
-def descendants(session: Session, fingerprint: str) -> list[Edge]:
-    """Return everything made from an artifact, nearest first."""
-    return _walk(session, fingerprint, upwards=False)
+    """Return everything an artifact was made from, nearest first; each edge once."""
+    start = find_artifact(session, fingerprint)
+    edges: list[Edge] = []
+    seen: set[int] = set()
+    frontier = {start.id} if start else set()
+    while frontier:
+        seen |= frontier
+        step = _edges(session, frontier)
+        edges += step
+        frontier = {edge.parent.id for edge in step if edge.parent is not None} - seen
+    return edges
 
 
 def children(session: Session, fingerprint: str, kind: str) -> list[tables.Artifact]:
@@ -130,30 +134,14 @@ def children(session: Session, fingerprint: str, kind: str) -> list[tables.Artif
     return list(session.scalars(_narrow(query, kind, None)).unique())
 
 
-def _walk(session: Session, fingerprint: str, *, upwards: bool) -> list[Edge]:
-    """Follow lineage breadth first; each edge once."""
-    here = Lineage.child_id if upwards else Lineage.parent_id
-    start = find_artifact(session, fingerprint)
-    edges: list[Edge] = []
-    seen: set[int] = set()
-    frontier = {start.id} if start else set()
-    while frontier:
-        seen |= frontier
-        step = _edges(session, here, frontier)
-        edges += step
-        ends = (edge.parent if upwards else edge.child for edge in step)
-        frontier = {end.id for end in ends if end is not None} - seen
-    return edges
-
-
-def _edges(session: Session, column: Any, ids: set[int]) -> list[Edge]:
-    """Load the edges whose child (or parent) is one of `ids`."""
+def _edges(session: Session, ids: set[int]) -> list[Edge]:
+    """Load the edges whose child is one of `ids`."""
     child, parent = aliased(tables.Artifact), aliased(tables.Artifact)
     query = (
         select(Lineage, child, parent)
         .join(child, Lineage.child_id == child.id)
         .outerjoin(parent, Lineage.parent_id == parent.id)
-        .where(column.in_(ids))
+        .where(Lineage.child_id.in_(ids))
         .order_by(Lineage.child_id, Lineage.role)
     )
     return [

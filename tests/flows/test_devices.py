@@ -38,12 +38,15 @@ def workspace(tmp_path):
 
 @pytest.fixture
 def limit(prefect_server):
-    """Set how many slots textmill-cpu has, as Prefect's UI does."""
+    """Set how many slots textmill-cpu has, as Prefect's UI does; half a minute passes."""
     from prefect.client.orchestration import get_client
+
+    from flows import devices
 
     def set_to(size: int) -> None:
         with get_client(sync_client=True) as client:
             client.upsert_global_concurrency_limit_by_name("textmill-cpu", size)
+        devices._sizes.clear()
 
     yield set_to
     with get_client(sync_client=True) as client:
