@@ -6,6 +6,7 @@ version's source is `dvc:///model/NAME/FINGERPRINT`, and registry/dvc_repository
 one folder.
 """
 
+import functools
 import json
 import logging
 import tempfile
@@ -65,6 +66,7 @@ def source(model: Artifact) -> str:
     return f"dvc:///{model.kind}/{model.name}/{model.fingerprint[:DIGITS]}"
 
 
+@functools.cache
 def requirements() -> list[str]:
     """Return what a process that loads the model must have installed."""
     return [f"{name}=={metadata.version(name)}" for name in ("textmill", *PACKAGES)]
