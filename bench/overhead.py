@@ -143,9 +143,10 @@ def watch(account: Account) -> None:
     account.wrap(task_engine, "run_task_sync", "prefect")
     account.wrap(Task, "submit", "prefect")
     account.wrap(stage, "create_markdown_artifact", "prefect")
+    account.wrap(stage, "create_link_artifact", "prefect")
     account.wrap(progress, "_publish", "prefect")
     account.wrap(devices, "ask", "prefect")
-    for name in ("start", "finish", "log_points", "log_artifact"):
+    for name in ("start", "finish", "log_points", "log_artifact", "log_table"):
         account.wrap(tracking, name, "mlflow")
     account.wrap(projection, "replay_outbox", "mlflow")
     for holder in (db, stage):
