@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from modules.kernels import ops
-from modules.kernels.linear import Linear, gelu
+from modules.kernels.linear import Linear, gelu, linear
 from modules.model.attention import attend
 from modules.model.base import Decoder, compute_dtype
 from modules.model.config import GPTConfig
 from modules.model.packed import Packed
 
 LN_EPS = 1e-5  # both releases
+FEW = 4  # where one token of so many is wanted, the last attention makes no other queries
 
 
 class Cache:
@@ -147,6 +148,20 @@ class Attention(nn.Module):
         a = attend(q, k, v, packed.mask, dropout)
         return packed.packed(a.transpose(1, 2).flatten(2))
 
+    def at(self, x: Tensor, packed: Packed, positions: Tensor) -> Tensor:
+        """Return what `forward` does of packed x (1, N, C), at these positions (P,) alone."""
+        c = x.shape[2]
+        weight, bias = self.c_attn.weight, self.c_attn.bias
+        queries = packed.queries(positions)
+        size = (self.n_head, c // self.n_head)
+        q = linear(x[0, queries.tokens], weight[:c], bias[:c]).unflatten(2, size)  # (R, Q, H, D)
+        kv = packed.padded(linear(x[0], weight[c:], bias[c:]).unflatten(1, (2, *size)))
+        k, v = kv.permute(2, 0, 3, 1, 4)  # (R, H, L, D) each
+        dropout = self.dropout if self.training else 0.0
+        a = attend(q.transpose(1, 2), k, v, queries.mask, dropout)  # (R, H, Q, D)
+        a = a.transpose(1, 2).reshape(-1, c).index_select(0, queries.places)  # (P, C)
+        return self.resid(self.c_proj(a))[None]
+
 
 class MLP(nn.Module):
     """Two layers, four times as wide inside, with the tanh form of GELU (both releases)."""
@@ -196,10 +211,13 @@ class Block(nn.Module):
             rows = None if packed is None else packed.rows
             x = _at(ops.attention_block(x, self.ln_1, self.attn, rows), at)
             return ops.mlp_block(x, self.ln_2, self.mlp)
-        if self.pre_norm:  # GPT-2 paper, section 2.3
-            x = _at(x + self.attn(self.ln_1(x), layer, cache, packed), at)
+        normal = self.ln_1(x) if self.pre_norm else x  # GPT-2 paper, section 2.3
+        if at is not None and packed is not None and FEW * len(at) <= x.shape[1] and self.bare:
+            x = _at(x, at) + self.attn.at(normal, packed, at)
+        else:
+            x = _at(x + self.attn(normal, layer, cache, packed), at)
+        if self.pre_norm:
             return x + self.mlp(self.ln_2(x))
-        x = _at(x + self.attn(x, layer, cache, packed), at)
         x = self.ln_1(x)  # GPT-1: after the residual
         return self.ln_2(x + self.mlp(x))
 

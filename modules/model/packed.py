@@ -74,12 +74,28 @@ class Packed:
     @cached_property
     def mask(self) -> Tensor | None:
         """Return who sees whom (R, 1, L, L) in the padded rows; None: all that came before."""
-        if not self.branch.any():
-            return None
-        step = torch.arange(self.padding.shape[1], device=self.padding.device)
-        own = self.branch[self.padding][..., None]  # (R, L, 1)
-        other = (step >= self.prefix[:, None, None]) & (step < own)  # (R, L, L)
-        return ((step <= step[:, None]) & ~other)[:, None]
+        return self._seen(self.padding) if self.branch.any() else None
+
+    def queries(self, at: Tensor) -> "Queries":
+        """Return the tokens `at` (P,) as rows of queries."""
+        row = torch.repeat_interleave(self.starts.diff())[at]  # (P,)
+        count = row.bincount(minlength=len(self.prefix))  # (R,)
+        order = row.argsort(stable=True)
+        rank = torch.empty_like(row)  # among its row's queries
+        rank[order] = (
+            torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row[order]]
+        )
+        tokens = (self.starts[1:, None] - 1).repeat(1, int(count.max()))  # (R, Q)
+        tokens[row, rank] = at
+        return Queries(tokens, self._seen(tokens), row * tokens.shape[1] + rank)
+
+    def _seen(self, queries: Tensor) -> Tensor:
+        """Return which of a row's L tokens each of its queries (R, Q) sees (R, 1, Q, L)."""
+        step = torch.arange(self.padding.shape[1], device=queries.device)
+        own = self.branch[queries][..., None]  # (R, Q, 1)
+        other = (step >= self.prefix[:, None, None]) & (step < own)  # (R, Q, L)
+        until = (queries - self.starts[:-1, None])[..., None]  # (R, Q, 1)
+        return ((step <= until) & ~other)[:, None]
 
     def padded(self, x: Tensor) -> Tensor:
         """Return packed values (N, ...) as rows (R, L, ...)."""
@@ -124,6 +140,15 @@ class Packed:
         out = varlen_attn(q, k, v, queries, keys, *longest, window_size=(-1, 0))
         assert isinstance(out, Tensor)
         return out
+
+
+@dataclass(frozen=True)
+class Queries:
+    """A few of the N tokens, whose features alone are wanted, and what each sees."""
+
+    tokens: Tensor  # (R, Q): which of the N; a row with fewer has its last token again
+    mask: Tensor  # (R, 1, Q, L)
+    places: Tensor  # (P,): where in the flat (R * Q) each wanted one is
 
 
 def pack(tokens: Tensor, extract: Tensor, *, share: bool) -> Packed:

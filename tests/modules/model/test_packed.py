@@ -81,7 +81,9 @@ EXAMPLES: Shapes = [(70, [9, 70, 3, 1]), (0, [64, 5, 130]), (SHARED, [2, 2]), (S
 LABELS = torch.tensor([3, 0, 1, 1])
 
 
-@pytest.mark.parametrize("lm_weight", [0.5, 0.0])  # 0: the last MLP reads extract tokens alone
+@pytest.mark.parametrize(
+    "lm_weight", [0.5, 0.0]
+)  # 0: extract tokens alone go through the last block
 @pytest.mark.parametrize("kind", ["pre", "post", "lstm"])
 def test_a_pack_is_its_sequences_alone(kind, lm_weight):
     model = model_of(kind).double()
@@ -96,11 +98,12 @@ def test_a_pack_is_its_sequences_alone(kind, lm_weight):
         st.tuples(st.integers(0, 80), st.lists(st.integers(2, 80), min_size=2, max_size=4)),
         min_size=1,
         max_size=4,
-    )
+    ),
+    st.sampled_from([0.5, 0.0]),
 )
-def test_lengths_and_prefixes_of_any_kind(shapes):
+def test_lengths_and_prefixes_of_any_kind(shapes, lm_weight):
     model = model_of("pre").double()
-    batch = (*batch_of(shapes), torch.tensor([len(own) - 1 for _, own in shapes]))
+    batch = (*batch_of(shapes), torch.tensor([len(own) - 1 for _, own in shapes]), lm_weight)
     for a, b in zip(together(model, *batch), alone(model, *batch), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
