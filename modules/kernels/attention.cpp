@@ -46,7 +46,7 @@ float soften(const float* scores, elem* p, long i, Shape s, long end, float scal
     top_lanes = most(top_lanes, either(visible(j, seen, s.prefix, own), load(scores + j), top_lanes));
   float top = most_of(top_lanes) * scale;
   for (long j = 0; j < end; j += LANES) {
-    vec e = only(visible(j, seen, s.prefix, own), exp2(load(scores + j) * scale - top));
+    vec e = only(visible(j, seen, s.prefix, own), exp2_stored(load(scores + j) * scale - top));
     sum += e;
     store(p + j, e);
   }
@@ -84,7 +84,7 @@ void transposed(const float* scores, const float* dp, const float* lse, const fl
   for (long r = 0; r < m; r++)
     for (long j = 0; j < n; j += LANES) {
       long at = r * n + j;
-      vec e = exp2(load(scores + at) * (LOG2E * root) - load(lse + j));
+      vec e = exp2_stored(load(scores + at) * (LOG2E * root) - load(lse + j));
       e = only(first(until[r] - j) & ~first(r - j), e);  // a query sees no later key
       store(p + at, e);
       store(ds + at, e * (root * (load(dp + at) - load(delta + j))));

@@ -10,8 +10,9 @@ namespace {
 // The tanh form of GELU: x * sigmoid(u), u = 2 sqrt(2 / pi) (x + 0.044715 x^3).
 struct Gelu {
   static vec gate(vec x, vec square) {
-    vec u = x * 1.5957691216f * (square * 0.044715f + 1.f);
-    return inverse(1.f + exp2(least(u * -LOG2E, set(100.f))));  // the sum stays finite
+    constexpr float A = 1.5957691216f * -LOG2E, B = A * 0.044715f;
+    vec u = x * (square * B + A);
+    return inverse_stored(1.f + exp2_stored(least(u, set(100.f))));  // the sum stays finite
   }
   static vec value(vec x) { return x * gate(x, x * x); }
   static vec slope(vec x, vec* value) {
