@@ -30,15 +30,23 @@ def usable(x: Tensor) -> bool:
     return asked == element() and x.shape[-1] % 2 == 0
 
 
-def attention_block(x: Tensor, norm: Any, attn: Any, rows: Rows | None = None) -> Tensor:
+def attention_block(
+    x: Tensor, norm: Any, attn: Any, rows: Rows | None = None, at: Tensor | None = None
+) -> Tensor:
     """Return x + attn(norm(x)) for x (B, T, C) and the modules of modules/model/gpt.py.
 
     Args:
         rows: how the B T positions divide into what attention sees (modules/model/packed.py), where
             that is not B times T.
+        at: the few of the positions (P,), in rows, whose features (1, P, C) alone are wanted.
     """
     weights = (*norm.parameters(), *attn.c_attn.parameters(), *attn.c_proj.parameters())
-    return _AttentionBlock.apply(x, rows or _even(*x.shape[:2]), attn.n_head, norm.eps, *weights)
+    rows = rows or _even(*x.shape[:2])
+    if at is None:
+        return _AttentionBlock.apply(x, rows, attn.n_head, norm.eps, *weights)
+    order = at.argsort(stable=True)
+    out = _AttentionAt.apply(x, at[order], rows, attn.n_head, norm.eps, *weights)
+    return out.index_select(1, order.argsort())
 
 
 def mlp_block(x: Tensor, norm: Any, mlp: Any) -> Tensor:
@@ -95,6 +103,52 @@ class _AttentionBlock(torch.autograd.Function):
         out.weight("linear_weight_norm", dqkv, normalised, norm_w, norm_b, w=w, b=b)
         call("linear_input", dqkv, w, da, m, 3 * c, c)
         return out.norm(da, normalised, scale, dx), None, None, None, *out.all()
+
+
+class _AttentionAt(torch.autograd.Function):
+    """The same with queries at some positions alone, which are rising."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, at: Tensor, rows: Rows, n_head: int, eps: float, *weights: Tensor
+    ) -> Tensor:
+        norm_w, norm_b, w, b, w_out, b_out = weights
+        x = x.contiguous().flatten(0, 1)
+        (m, c), p = x.shape, len(at)
+        y, normalised, scale = _normalise(x, norm_w, norm_b, eps)
+        q, kv, a, out = _new(p, c), _new(m, 2 * c), _new(p, c), torch.empty(p, c)
+        call("linear", y[at], w[:c], b[:c], q, p, c, c)
+        call("linear", y, w[c:], b[c:], kv, m, 2 * c, c)
+        more = (at, torch.searchsorted(at, rows[0]), *rows)
+        sizes = (len(rows[1]), n_head, c // n_head)
+        call("attention_at", q, kv, a, *more, *sizes)
+        call("linear_residual", a, w_out, b_out, x[at], out, p, c, c)
+        ctx.save_for_backward(normalised, scale, q, kv, a, *more)
+        ctx.weights, ctx.sizes = weights, sizes
+        return out[None]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        normalised, scale, q, kv, a, *more = ctx.saved_tensors
+        norm_w, norm_b, w, b, w_out, b_out = ctx.weights
+        out, at = _Gradients(ctx.weights), more[0]
+        d = _rounded(grads[0].contiguous())
+        (m, c), p = normalised.shape, len(at)
+        out.weight("linear_weight", d, a, w=w_out, b=b_out)
+        da, dq, dkv = _new(p, c), _new(p, c), _new(m, 2 * c)
+        call("linear_input", d, w_out, da, p, c, c)
+        call("attention_at_back", q, kv, da, dq, dkv, *more, *ctx.sizes)
+        norm, queries, others = (norm_w, norm_b), slice(0, c), slice(c, 3 * c)
+        out.weight("linear_weight_norm", dq, normalised[at], *norm, w=w, b=b, part=queries)
+        out.weight("linear_weight_norm", dkv, normalised, *norm, w=w, b=b, part=others)
+        dy = _new(m, c)
+        call("linear_input", dkv, w[others], dy, m, 2 * c, c)
+        call("linear_input", dq, w[queries], da, p, c, c)
+        residual = grads[0].new_zeros(1, m, c)
+        residual.index_add_(1, at, grads[0])
+        dx = out.norm(dy.index_add_(0, at, da), normalised, scale, residual)
+        return dx, None, None, None, None, *out.all()
 
 
 class _MLPBlock(torch.autograd.Function):
@@ -174,10 +228,19 @@ class _Gradients:
         self.weights = weights
         self.places = {id(w): place(w) for w in weights}
 
-    def weight(self, name: str, dy: Tensor, x: Tensor, *more: Tensor, w: Tensor, b: Tensor) -> None:
-        """Make the gradients of a map's matrix and bias."""
+    def weight(
+        self,
+        name: str,
+        dy: Tensor,
+        x: Tensor,
+        *more: Tensor,
+        w: Tensor,
+        b: Tensor,
+        part: slice = slice(None),
+    ) -> None:
+        """Make the gradients of a map's matrix and bias, or of a part of their rows."""
         (dw, add), (db, _) = self.places[id(w)], self.places[id(b)]
-        call(name, dy, x, *more, dw, db, len(dy), *w.shape, int(add))
+        call(name, dy, x, *more, dw[part], db[part], len(dy), *w[part].shape, int(add))
 
     def norm(self, dy: Tensor, normalised: Tensor, scale: Tensor, residual: Tensor) -> Tensor:
         """Make the norm's gradients; return the block's own (B, T, C), residual included."""

@@ -207,12 +207,14 @@ class Block(nn.Module):
     ) -> Tensor:
         """Return the block's output (B, T, C), or (B, P, C) at the positions `at` (P,) alone."""
         plain = self.pre_norm and cache is None and not (self.training and self.drops)
+        rows = None if packed is None else packed.rows
+        few = at is not None and packed is not None and FEW * len(at) <= x.shape[1] and self.bare
         if plain and self.even and ops.usable(x) and self.bare:
-            rows = None if packed is None else packed.rows
-            x = _at(ops.attention_block(x, self.ln_1, self.attn, rows), at)
-            return ops.mlp_block(x, self.ln_2, self.mlp)
+            x = ops.attention_block(x, self.ln_1, self.attn, rows, at if few else None)
+            return ops.mlp_block(x if few else _at(x, at), self.ln_2, self.mlp)
         normal = self.ln_1(x) if self.pre_norm else x  # GPT-2 paper, section 2.3
-        if at is not None and packed is not None and FEW * len(at) <= x.shape[1] and self.bare:
+        if few:
+            assert packed is not None and at is not None
             x = _at(x, at) + self.attn.at(normal, packed, at)
         else:
             x = _at(x + self.attn(normal, layer, cache, packed), at)
