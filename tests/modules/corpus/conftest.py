@@ -1,4 +1,4 @@
-"""The zoo of web servers (servers.py) and how to fetch from it."""
+"""The zoo of web servers (servers.py) and how to fetch from it; the truth of the sample web."""
 
 import json
 import subprocess
@@ -16,6 +16,8 @@ from modules.corpus.crawl import FetchConfig
 from modules.corpus.fetch import fetch_pages
 from modules.corpus.network import NetworkConfig
 from modules.files import read_jsonl
+
+pytest.register_assert_rewrite("tests.modules.corpus.link_dumps")  # its sums, if they fail
 
 LOOPBACK = NetworkConfig(allow_networks=("127.0.0.1/32",), ports=())
 
@@ -109,3 +111,8 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
         file.write(certificate.with_suffix(".pem.crt").read_bytes())
     with running(str(certificate)) as servers:
         yield servers
+
+
+@pytest.fixture(scope="module")
+def truth(data):
+    return {row["url"]: row for row in read_jsonl(data / "web" / "truth.jsonl.zst")}
