@@ -16,7 +16,10 @@ from modules.corpus.crawl import FetchConfig
 from modules.corpus.document import shard_path, write_documents
 from modules.corpus.fetch import fetch_pages
 from modules.corpus.network import NetworkConfig
+from modules.corpus.shards import write_tokens
+from modules.corpus.splits import TokensConfig
 from modules.files import read_jsonl, write_jsonl
+from tests.modules.corpus.token_shards import GPT2, make_documents
 from tests.modules.corpus.web_pages import many
 
 pytest.register_assert_rewrite("tests.modules.corpus.link_dumps")  # its sums, if they fail
@@ -138,3 +141,12 @@ def shards(tmp_path):
     for number in range(6):
         write_documents(shard_path(tmp_path / "many", number), documents[number::6])
     return tmp_path / "many"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shards")
+    documents = make_documents(root / "documents")
+    config = TokensConfig(val_fraction=0.2, test_fraction=0.1, tokens_per_shard=100)
+    counts = write_tokens(root / "documents", GPT2, root / "tokens", config)
+    return root, documents, config, counts
