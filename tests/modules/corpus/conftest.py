@@ -22,7 +22,8 @@ from modules.files import read_jsonl, write_jsonl
 from tests.modules.corpus.token_shards import GPT2, make_documents
 from tests.modules.corpus.web_pages import many
 
-pytest.register_assert_rewrite("tests.modules.corpus.link_dumps")  # its sums, if they fail
+# their asserts tell the values, as a test's do
+pytest.register_assert_rewrite("tests.modules.corpus.link_dumps", "tests.modules.corpus.alike")
 
 LOOPBACK = NetworkConfig(allow_networks=("127.0.0.1/32",), ports=())
 
