@@ -1,4 +1,4 @@
-"""Workspaces for the registry's tests, and a step that makes and publishes a small artifact."""
+"""Workspaces for the registry's tests, MLflow, and a step that makes a small artifact."""
 
 import os
 import tomllib
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from registry import artifacts, db, projection, runs
+from registry import artifacts, db, outbox, projection, runs
 from registry.artifacts import Artifact
+from registry.tables import Outbox
 from registry.workspace import Workspace
 
+NAME = "textmill-sample"
 Maker = Callable[..., Artifact]
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,3 +96,31 @@ def start_run(ws: Workspace, **changes: object) -> str:
         return run.id
 
     return db.write(ws.database_url, add)
+
+
+# With MLflow.
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A project with an MLflow database (one for a whole file: it costs seconds)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TEXTMILL_DATABASE_URL", raising=False)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        made = Workspace.open(tmp_path_factory.mktemp("store"))
+    projection.experiment_id(made)
+    return made
+
+
+@pytest.fixture
+def mlflow(store: Workspace):
+    return projection.client(store)
+
+
+def away(ws: Workspace) -> None:
+    projection._silent_until[ws.tracking_uri] = float("inf")
+
+
+def waiting(ws: Workspace) -> list[Outbox]:
+    with db.reading(ws.database_url) as session:
+        return outbox.pending(session, "mlflow")

@@ -1,4 +1,4 @@
-"""The zoo of web servers (servers.py) and how to fetch from it."""
+"""The zoo of web servers (servers.py); what several files of tests clean or compare with."""
 
 import json
 import subprocess
@@ -13,9 +13,17 @@ from urllib.request import urlopen
 import pytest
 
 from modules.corpus.crawl import FetchConfig
+from modules.corpus.document import shard_path, write_documents
 from modules.corpus.fetch import fetch_pages
 from modules.corpus.network import NetworkConfig
-from modules.files import read_jsonl
+from modules.corpus.shards import write_tokens
+from modules.corpus.splits import TokensConfig
+from modules.files import read_jsonl, write_jsonl
+from tests.modules.corpus.token_shards import GPT2, make_documents
+from tests.modules.corpus.web_pages import many
+
+# their asserts tell the values, as a test's do
+pytest.register_assert_rewrite("tests.modules.corpus.link_dumps", "tests.modules.corpus.alike")
 
 LOOPBACK = NetworkConfig(allow_networks=("127.0.0.1/32",), ports=())
 
@@ -109,3 +117,37 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
         file.write(certificate.with_suffix(".pem.crt").read_bytes())
     with running(str(certificate)) as servers:
         yield servers
+
+
+@pytest.fixture(scope="module")
+def truth(data):
+    return {row["url"]: row for row in read_jsonl(data / "web" / "truth.jsonl.zst")}
+
+
+@pytest.fixture
+def extra(tmp_path):
+    rows = [
+        {"id": "kjv-1", "source": "kjv", "title": "One", "license": "PD", "split": "train",
+         "text": "In the beginning."},
+        {"id": "kjv-2", "source": "kjv", "title": "Two", "split": "test", "text": "And it was."},
+        {"id": "plain", "source": "own", "text": "Seul un mot français."},
+    ]  # fmt: skip
+    write_jsonl(tmp_path / "extra.jsonl.zst", rows)
+    return tmp_path / "extra.jsonl.zst"
+
+
+@pytest.fixture
+def shards(tmp_path):
+    documents = many(120)
+    for number in range(6):
+        write_documents(shard_path(tmp_path / "many", number), documents[number::6])
+    return tmp_path / "many"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shards")
+    documents = make_documents(root / "documents")
+    config = TokensConfig(val_fraction=0.2, test_fraction=0.1, tokens_per_shard=100)
+    counts = write_tokens(root / "documents", GPT2, root / "tokens", config)
+    return root, documents, config, counts
