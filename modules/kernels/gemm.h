@@ -8,6 +8,8 @@
 #pragma once
 #include "vectors.h"
 
+#include <numeric>
+
 #ifdef __AVX512BF16__
 
 using cell = uint32_t;  // two bfloat16
@@ -219,23 +221,25 @@ void strips_by_panels(const cell* strips, long from, long to, const cell* panels
 
 // For the n columns of B, as many panels at a time as the second-level cache holds, so that A is read
 // once for all of them: pack(first column, columns, buffer), then multiply(first column, panels, first
-// row, last row, buffer). Groups that do not share out evenly are cut along the m rows as well.
+// row, last row, buffer). Where panels do not share out evenly they go one by one, cut along the m rows.
 template <class Pack, class Multiply>
 void for_panels(long m, long n, long depth, Pack pack, Multiply multiply) {
   constexpr long UNIT = 48;  // rows
-  long panels = (n + PANEL - 1) / PANEL, threads = omp_get_max_threads();
-  long fitting = CACHE / (depth * PANEL * (long)sizeof(cell));
-  long group = std::max(1L, std::min(fitting, (panels + threads - 1) / threads));
-  long groups = (panels + group - 1) / group, units = (m + UNIT - 1) / UNIT;
-  long cuts = groups % threads ? std::min(units, (4 * threads + groups - 1) / groups) : 1;
+  long panels = (n + PANEL - 1) / PANEL, threads = omp_get_max_threads(), units = (m + UNIT - 1) / UNIT;
+  long fitting = std::max(1L, CACHE / (depth * PANEL * (long)sizeof(cell)));
+  auto whole = [=](long count) { return (count + threads - 1) / threads * threads; };
+  long groups = whole((panels + fitting - 1) / fitting);
+  bool even = groups <= panels && whole(panels) * 20 <= panels * 21;
+  if (!even) groups = panels;
+  long cuts = even ? 1 : std::min(units, threads / std::gcd(groups, threads));
 #pragma omp parallel
   {
-    cell* buffer = scratch<cell>(1, depth * PANEL * group);
+    cell* buffer = scratch<cell>(1, depth * PANEL * ((panels + groups - 1) / groups));
     long packed = -1;
 #pragma omp for schedule(static)
     for (long t = 0; t < groups * cuts; t++) {
-      long g = t / cuts, c = t % cuts, count = std::min(group, panels - g * group);
-      long column = g * group * PANEL;
+      long g = t / cuts, c = t % cuts, first = panels * g / groups, count = panels * (g + 1) / groups - first;
+      long column = first * PANEL;
       if (g != packed) pack(column, std::min(n - column, count * PANEL), buffer);
       packed = g;
       long from = units * c / cuts * UNIT, to = std::min(m, units * (c + 1) / cuts * UNIT);
