@@ -55,7 +55,7 @@ def call(name: str, *arguments: Tensor | int | float) -> None:
     """Call a C function: tensors as pointers (contiguous), whole numbers as long."""
     found = library()
     assert found is not None
-    found[name](*map(_argument, arguments))
+    getattr(found, name)(*map(_argument, arguments))  # found[name] would be looked up each time
 
 
 def _argument(value: Tensor | int | float) -> Any:

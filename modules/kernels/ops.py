@@ -236,11 +236,13 @@ class _Gradients:
         *more: Tensor,
         w: Tensor,
         b: Tensor,
-        part: slice = slice(None),
+        part: slice | None = None,
     ) -> None:
         """Make the gradients of a map's matrix and bias, or of a part of their rows."""
         (dw, add), (db, _) = self.places[id(w)], self.places[id(b)]
-        call(name, dy, x, *more, dw[part], db[part], len(dy), *w[part].shape, int(add))
+        if part is not None:
+            dw, db = dw[part], db[part]
+        call(name, dy, x, *more, dw, db, len(dy), *dw.shape, int(add))
 
     def norm(self, dy: Tensor, normalised: Tensor, scale: Tensor, residual: Tensor) -> Tensor:
         """Make the norm's gradients; return the block's own (B, T, C), residual included."""

@@ -123,13 +123,19 @@ class Training(L.LightningModule):
         total = torch.zeros((), device=self.device)
         for i, batch in enumerate(micro_batches):
             seed = mix(self.seed, self.done, i, self.global_rank)
-            torch.manual_seed(seed >> 1)  # the dropout masks
+            self._seed(seed >> 1)
             in_place = self.plain_loss and self.trainer.world_size == 1
             with self._no_sync(i + 1 < len(micro_batches)), in_place_gradients(in_place):
                 loss = self.micro_loss(batch)
                 self.manual_backward(loss)
             total = total + loss.detach()  # in the type of the loss
         return float(self.trainer.strategy.reduce(total, reduce_op="mean"))
+
+    def _seed(self, seed: int) -> None:
+        """Seed what dropout draws from; torch.manual_seed notes a traceback a kind of device."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _replay(self, micro_batches: list[Any], loss: float) -> None:
         """Compute loss and gradients again; they must be the same bits (replay.py)."""
