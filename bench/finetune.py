@@ -87,7 +87,7 @@ def prepare(
     vocabulary = tokenizer.n_vocab
     items = task.items(load_rows(task, options.data, "train"))
     encoded = encode(items, tokenizer, task.format, first=vocabulary, longest=POSITIONS)
-    chosen = list(sample(encoded, SETS[name], 0))
+    chosen = list(sample(encoded, min(SETS[name], options.rows), 0))
     rows = [{"sequences": e.sequences, "label": e.label} for e in chosen]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     model = GPT(GPTConfig(vocab_size=vocabulary, n_positions=POSITIONS, **SHAPES[shape]))
@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["4x256"])
     parser.add_argument("--precisions", nargs="+", default=["bf16", "fp32"])
+    parser.add_argument("--rows", type=int, default=512, help="at most so many a turn")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cpu-time", action="store_true")
