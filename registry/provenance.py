@@ -4,6 +4,7 @@ import getpass
 import os
 import socket
 import subprocess
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -21,8 +22,11 @@ def code_version() -> str:
 @cache
 def library_versions() -> dict[str, str]:
     """Return the versions of the libraries that decide over bytes."""
-    installed = {dist.name.lower(): dist.version for dist in metadata.distributions()}
-    return {name: installed[name] for name in LIBRARIES if name in installed}
+    found = {}
+    for name in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def git_commit(root: Path) -> str:

@@ -1,7 +1,7 @@
 """Fork whole corpus chains on request and kill them at a given moment (see test_kill.py).
 
-Everything is imported once, so that a try costs no start-up; the chain is that of flows/corpus.py
-without Prefect: the same steps, two worker processes, published by the registry.
+Everything is imported and looked up once, so that a try costs no start-up; the chain is that of
+flows/corpus.py without Prefect: the same steps, two worker processes, published by the registry.
 """
 
 import json
@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import alembic.context  # noqa: F401  what opening a catalogue imports
 import psutil
 
 from modules import presets
@@ -24,6 +25,7 @@ from modules.parallel import processes
 from modules.tokenizer import train
 from registry import artifacts, versions
 from registry.environment import configure
+from registry.provenance import library_versions
 from registry.workspace import Workspace
 
 CORPUS = presets.TINY.corpus
@@ -157,5 +159,6 @@ def serve(request: dict) -> dict:
 
 
 if __name__ == "__main__":
+    library_versions()  # remembered
     for line in sys.stdin:
         print(json.dumps(serve(json.loads(line))), flush=True)  # noqa: T201  its protocol

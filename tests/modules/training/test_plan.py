@@ -1,5 +1,7 @@
 """The plan's counts: against published counts, and against real steps."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
@@ -46,11 +48,21 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(
-    "model", [PRE, POST, WIDE_HEAD, RECURRENT], ids=["pre", "post", "wide", "lstm"]
-)
-@pytest.mark.parametrize(("optimizer", "accumulate"), [("adamw", 1), ("muon", 2)])
-@pytest.mark.parametrize("precision", plan.PRECISIONS)
+def cases():
+    """Each model with each recipe and precision; beyond "pre" one of each, the rest are slow."""
+    models = {"pre": PRE, "post": POST, "wide": WIDE_HEAD, "lstm": RECURRENT}
+    recipes = list(product([("adamw", 1), ("muon", 2)], plan.PRECISIONS))
+    for (i, (name, model)), (j, (recipe, precision)) in product(
+        enumerate(models.items()), enumerate(recipes)
+    ):
+        quick = i == j or name == "pre"
+        marks = () if quick else (pytest.mark.slow,)
+        yield pytest.param(
+            model, *recipe, precision, marks=marks, id=f"{name}-{recipe[0]}-{precision}"
+        )
+
+
+@pytest.mark.parametrize(("model", "optimizer", "accumulate", "precision"), cases())
 def test_memory_is_that_of_a_real_step(model, optimizer, accumulate, precision, one_thread):
     optim = OptimConfig(optimizer=optimizer)
     config = PretrainConfig(
