@@ -238,8 +238,8 @@ void for_panels(long m, long n, long depth, Pack pack, Multiply multiply) {
     long packed = -1;
 #pragma omp for schedule(static)
     for (long t = 0; t < groups * cuts; t++) {
-      long g = t / cuts, c = t % cuts, first = panels * g / groups, count = panels * (g + 1) / groups - first;
-      long column = first * PANEL;
+      long g = t / cuts, c = t % cuts, begin = panels * g / groups, count = panels * (g + 1) / groups - begin;
+      long column = begin * PANEL;
       if (g != packed) pack(column, std::min(n - column, count * PANEL), buffer);
       packed = g;
       long from = units * c / cuts * UNIT, to = std::min(m, units * (c + 1) / cuts * UNIT);
