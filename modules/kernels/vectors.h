@@ -130,7 +130,7 @@ constexpr float LOG2E = 1.4426950408889634f;
 
 // 2^x, relative error below 3e-7; 2^-126 for anything smaller.
 inline vec exp2(vec x) {
-  x = most(x, set(-126.f));
+  x = most(set(-126.f), x);  // in this order what is no number stays none
   vec n = nearest(x), f = x - n;
   vec p = set(1.5403530e-4f);
   for (float c : {1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.f})

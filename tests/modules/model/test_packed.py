@@ -160,6 +160,18 @@ def test_what_is_frozen_keeps_no_gradient():
     assert kept == {n for n, p in model.named_parameters() if ".h." not in n}
 
 
+@here
+@pytest.mark.parametrize("lm_weight", [0.5, 0.0])
+def test_a_key_that_is_not_finite_shows_in_the_loss(lm_weight):
+    model = model_of("pre")
+    width = model.decoder.width
+    with torch.no_grad():
+        model.decoder.h[-1].attn.c_attn.weight[width : 2 * width] = torch.nan
+    with torch.autocast("cpu", torch.bfloat16, enabled=build.element() == torch.bfloat16):
+        total, *_ = model.losses(*batch_of(EXAMPLES), LABELS, lm_weight=lm_weight)
+    assert total.isnan()
+
+
 def test_shared_tokens_are_held_once_and_padding_never():
     tokens, extract = batch_of([(20, [3, 5, 2]), (0, [4, 9])])
     shared, apart = (pack(tokens, extract, share=share) for share in (True, False))
