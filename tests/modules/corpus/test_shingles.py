@@ -11,17 +11,9 @@ from hypothesis import strategies as st
 
 from modules.corpus import shingles as module
 from modules.corpus.shingles import exact_hash, jaccard, ngrams, shingles, word_codes
+from tests.modules.corpus.alike import true_jaccard
 
 SENTENCES = [" ".join(random.Random(seed).choices("abcdefgh", k=60)) for seed in range(20)]
-
-
-def true_jaccard(a: str, b: str, n: int = 5) -> float:
-    """Plain sets of word tuples: no hashing, nothing shared with the code under test."""
-    sets = []
-    for text in (a, b):
-        words = re.findall(r"\w+", text.lower())
-        sets.append({tuple(words[i : i + n]) for i in range(max(1, len(words) - n + 1))})
-    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
 def words(text: str) -> list[str]:
