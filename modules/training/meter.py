@@ -10,7 +10,8 @@ from modules.training.step import Training
 
 SECOND = 1.0  # between readings
 WINDOW = 30  # readings that a rate is taken over
-LONG = 20.0  # seconds: runs that last longer measure the device's ceiling once, 0.3 s
+LONG = 20.0  # seconds: runs with more ahead measure the device's ceiling, 0.3 s
+AGAIN = 8  # times as many readings later once more: what else ran at the start hid some of it
 
 
 class Meter:
@@ -21,8 +22,9 @@ class Meter:
     ) -> None:
         """Take tokens read in all steps before one, and operations per token at a step."""
         self.tokens, self.flops = tokens, flops
-        self.ceiling = 0.0  # FLOP/s of all ranks; 0: not measured
+        self.ceiling = 0.0  # FLOP/s of all ranks, the best measured; 0: not measured
         self._warm = False
+        self._readings, self._next = 0, 1
         self._clock: deque[tuple[float, int]] = deque(maxlen=WINDOW)  # (time, step)
 
     def start(self, step: int) -> None:
@@ -40,12 +42,15 @@ class Meter:
         seconds, steps = now - self._clock[0][0], done - self._clock[0][1]
         rate = (self.tokens(done) - self.tokens(done - steps)) / seconds
         left = (module.total - done) * seconds / steps
+        self._readings += 1
+        if self.flops and left > LONG and self._readings == self._next:
+            self._next *= AGAIN
+            alone = ceiling(module.device.type, module.product_dtype)
+            self.ceiling = max(self.ceiling, alone * module.trainer.world_size)
+            self._clock.clear()  # the time it took is not the training's
         if not self._warm:
             self._warm = True
             self._clock.clear()
-            if self.flops and left > LONG:
-                alone = ceiling(module.device.type, module.product_dtype)
-                self.ceiling = alone * module.trainer.world_size
         self.start(done)
         found = {
             "tokens": self.tokens(done),
