@@ -9,11 +9,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from modules.kernels.room import Loan, Room
 
 _in_place = False
 _gradients = WeakTensorKeyDictionary()  # weight -> its gradient's memory
+_rooms = WeakTensorKeyDictionary()  # weight -> the room that memory is in, where it starts there
+_last: Room | None = None  # whose module is, or was last, on its way there
 _rows = WeakTensorKeyDictionary()  # embedding -> rows of that memory that are not 0, its version
 
 
@@ -25,12 +29,12 @@ def in_place_gradients(wanted: bool) -> Iterator[None]:
     followed by its backward pass, unscaled. Not with DDP or FSDP, which wait for autograd to hand
     the gradients over.
     """
-    global _in_place
+    global _in_place, _last
     before, _in_place = _in_place, wanted
     try:
         yield
     finally:
-        _in_place = before
+        _in_place, _last = before, None
 
 
 def embed(matrix: Tensor, tokens: Tensor) -> Tensor:
@@ -74,6 +78,34 @@ class _Embedding(torch.autograd.Function):
         return None if in_place else grad, None
 
 
+def gather(module: nn.Module) -> None:
+    """Let the gradients of a module that begins its way there have one room, lent out meanwhile.
+
+    Its weights must be used in their order, each by one operation, which asks for a `loan`.
+    """
+    global _last
+    weights = [weight for weight in module.parameters() if stays(weight)]
+    if not weights:
+        return
+    if weights[0] not in _rooms:
+        room = Room(weights)
+        for weight, start in zip(weights, room.starts, strict=True):
+            _rooms[weight] = room, start
+            _gradients[weight] = room.at(start, weight.shape, weight.dtype)
+    _last, _ = _rooms[weights[0]]
+    _last.free = all(weight.grad is None for weight in weights)
+
+
+def loan(weight: Tensor) -> Loan:
+    """Return where the operation whose first weight this is may keep what its way back needs."""
+    return Loan(*_rooms.get(weight, (None, 0))) if stays(weight) else Loan(None, 0)
+
+
+def loan_of_rest() -> Loan:
+    """Return all that is left for now of the room of the last module that was gathered."""
+    return Loan(_last, _last.size if _last else 0)
+
+
 def stays(weight: Tensor) -> bool:
     """Tell whether a weight's gradient is put in its place; a frozen one has none."""
     return _in_place and weight.is_leaf and weight.requires_grad
@@ -85,6 +117,10 @@ def place(weight: Tensor) -> tuple[Tensor, bool]:
         return torch.empty_like(weight), False
     if weight.grad is not None:
         return weight.grad, True
+    room, start = _rooms.get(weight, (None, 0))
+    if room and start < room.lent:  # another graph keeps something there
+        weight.grad = torch.empty_like(weight)
+        return weight.grad, False
     if weight not in _gradients:
         _gradients[weight] = torch.empty_like(weight)
     weight.grad = _gradients[weight]

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from modules.kernels.build import call, element
-from modules.kernels.gradients import all_rows, place, stays
+from modules.kernels.gradients import all_rows, loan, loan_of_rest, place, stays
+from modules.kernels.room import Loan
 
 Rows = tuple[Tensor, Tensor, Tensor]  # starts (R + 1,), prefix (R,), branch (B T,) or empty
-HELD = 2**26  # bytes of logits held at once
+HELD = 2**26  # bytes of logits held at once, or more where gradients' memory has room
+ATTENTION_KEEPS, MLP_KEEPS = (1, 3, 1), (1, 4)  # what the ways back need, in M x C elements
 
 # Memory that is used again each step: fresh memory costs a page fault every 4 KiB.
 _room = torch.empty(0, dtype=torch.uint8)
@@ -74,17 +76,17 @@ class _AttentionBlock(torch.autograd.Function):
     ) -> Tensor:
         norm_w, norm_b, w, b, w_out, b_out = weights
         x = x.contiguous()
-        m, c = x.numel() // x.shape[-1], x.shape[-1]
-        y, normalised, scale = _normalise(x, norm_w, norm_b, eps)
-        qkv = _new(m, 3 * c)
+        m, c, kept = x.numel() // x.shape[-1], x.shape[-1], loan(norm_w)
+        y, normalised, scale = _normalise(x, norm_w, norm_b, eps, kept)
+        qkv, a = _new(m, 3 * c, kept=kept), _new(m, c, kept=kept)
         call("linear", y, w, b, qkv, m, 3 * c, c)
-        a, lse = _new(m, c), torch.empty(n_head, m)
+        lse = torch.empty(n_head, m)
         sizes = (len(rows[1]), m, n_head, c // n_head)
         call("attention", qkv, a, lse, *rows, *sizes)
         out = torch.empty_like(x)
         call("linear_residual", a, w_out, b_out, x, out, m, c, c)
         ctx.save_for_backward(normalised, scale, qkv, a, lse, *rows)
-        ctx.weights, ctx.sizes = weights, sizes
+        ctx.weights, ctx.sizes, ctx.kept = weights, sizes, kept
         return out
 
     @staticmethod
@@ -102,7 +104,9 @@ class _AttentionBlock(torch.autograd.Function):
         call("attention_back", qkv, a, da, lse, dqkv, *rows, *ctx.sizes)
         out.weight("linear_weight_norm", dqkv, normalised, norm_w, norm_b, w=w, b=b)
         call("linear_input", dqkv, w, da, m, 3 * c, c)
-        return out.norm(da, normalised, scale, dx), None, None, None, *out.all()
+        dx = out.norm(da, normalised, scale, dx)
+        ctx.kept.end()
+        return dx, None, None, None, *out.all()
 
 
 class _AttentionAt(torch.autograd.Function):
@@ -114,9 +118,10 @@ class _AttentionAt(torch.autograd.Function):
     ) -> Tensor:
         norm_w, norm_b, w, b, w_out, b_out = weights
         x = x.contiguous().flatten(0, 1)
-        (m, c), p = x.shape, len(at)
-        y, normalised, scale = _normalise(x, norm_w, norm_b, eps)
-        q, kv, a, out = _new(p, c), _new(m, 2 * c), _new(p, c), torch.empty(p, c)
+        (m, c), p, kept = x.shape, len(at), loan(norm_w)
+        y, normalised, scale = _normalise(x, norm_w, norm_b, eps, kept)
+        kv = _new(m, 2 * c, kept=kept)
+        q, a, out = _new(p, c), _new(p, c), torch.empty(p, c)
         call("linear", y[at], w[:c], b[:c], q, p, c, c)
         call("linear", y, w[c:], b[c:], kv, m, 2 * c, c)
         more = (at, torch.searchsorted(at, rows[0]), *rows)
@@ -124,7 +129,7 @@ class _AttentionAt(torch.autograd.Function):
         call("attention_at", q, kv, a, *more, *sizes)
         call("linear_residual", a, w_out, b_out, x[at], out, p, c, c)
         ctx.save_for_backward(normalised, scale, q, kv, a, *more)
-        ctx.weights, ctx.sizes = weights, sizes
+        ctx.weights, ctx.sizes, ctx.kept = weights, sizes, kept
         return out[None]
 
     @staticmethod
@@ -148,6 +153,7 @@ class _AttentionAt(torch.autograd.Function):
         residual = grads[0].new_zeros(1, m, c)
         residual.index_add_(1, at, grads[0])
         dx = out.norm(dy.index_add_(0, at, da), normalised, scale, residual)
+        ctx.kept.end()
         return dx, None, None, None, None, *out.all()
 
 
@@ -156,14 +162,14 @@ class _MLPBlock(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, eps: float, *weights: Tensor) -> Tensor:
         norm_w, norm_b, w, b, w_out, b_out = weights
         x = x.contiguous()
-        m, c, inner = x.numel() // x.shape[-1], x.shape[-1], w.shape[0]
-        y, normalised, scale = _normalise(x, norm_w, norm_b, eps)
-        h, g = _new(m, inner), _new(m, inner)
+        m, c, inner, kept = x.numel() // x.shape[-1], x.shape[-1], w.shape[0], loan(norm_w)
+        y, normalised, scale = _normalise(x, norm_w, norm_b, eps, kept)
+        h, g = _new(m, inner, kept=kept), _new(m, inner)
         call("linear_gelu", y, w, b, h, g, m, inner, c)
         out = torch.empty_like(x)
         call("linear_residual", g, w_out, b_out, x, out, m, c, inner)
         ctx.save_for_backward(normalised, scale, h)
-        ctx.weights = weights
+        ctx.weights, ctx.kept = weights, kept
         return out
 
     @staticmethod
@@ -180,7 +186,9 @@ class _MLPBlock(torch.autograd.Function):
         out.weight("linear_weight", d, g, w=w_out, b=b_out)
         out.weight("linear_weight_norm", dh, normalised, norm_w, norm_b, w=w, b=b)
         call("linear_input", dh, w, dy, m, inner, c)
-        return out.norm(dy, normalised, scale, dx), None, *out.all()
+        dx = out.norm(dy, normalised, scale, dx)
+        ctx.kept.end()
+        return dx, None, *out.all()
 
 
 class _Loss(torch.autograd.Function):
@@ -191,22 +199,25 @@ class _Loss(torch.autograd.Function):
         ctx: Any, hidden: Tensor, matrix: Tensor, targets: Tensor, weights: Tensor, wanted: bool
     ) -> Tensor:
         (n, c), v = hidden.shape, len(matrix)
-        ld = (-(-v // 64) | 1) * 64  # whole panels; an odd number, or rows share cache lines' sets
+        ld = padded(v)
         x, weights = _rounded(hidden.contiguous()), weights.float().contiguous()
         losses = torch.empty(n)
         dx = torch.empty_like(hidden)
         all_rows(matrix)
         dw, add = place(matrix) if wanted else (matrix, False)
-        step = max(1, HELD // (ld * x.itemsize))
+        rest = loan_of_rest()
+        step = max(1, max(HELD, rest.left) // (ld * x.itemsize))
+        room = _logits(min(step, n) * ld, rest)
         for i in range(0, n, step):
             rows = slice(i, min(i + step, n))
-            logits, sizes = _logits((rows.stop - i) * ld), (ld, rows.stop - i, v)
+            logits, sizes = room[: (rows.stop - i) * ld], (ld, rows.stop - i, v)
             call("head_logits", x[rows], matrix, logits, *sizes, c)
             of_rows = (targets[rows].contiguous(), weights[rows], losses[rows])
             call("cross_entropy", logits, *of_rows, *sizes)
             if wanted:
                 call("head_back", logits, x[rows], matrix, dx[rows], dw, *sizes, c, int(add))
             add = True
+        rest.end()
         ctx.in_place = stays(matrix)
         ctx.save_for_backward(dx, None if ctx.in_place else dw)
         return (losses * weights).sum()  # not `@`: autocast would round it
@@ -266,10 +277,12 @@ def _even(batch: int, t: int) -> Rows:
     return torch.arange(0, (batch + 1) * t, t), torch.zeros(batch, dtype=torch.int64), none
 
 
-def _normalise(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
+def _normalise(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, kept: Loan
+) -> tuple[Tensor, ...]:
     c = x.shape[-1]
     m = x.numel() // c
-    y, normalised, scale = _new(m, c), _new(m, c), torch.empty(m)
+    y, normalised, scale = _new(m, c), _new(m, c, kept=kept), torch.empty(m)
     call("layer_norm", x, weight, bias, y, normalised, scale, m, c, eps)
     return y, normalised, scale
 
@@ -284,21 +297,30 @@ def _rounded(x: Tensor) -> Tensor:
     return y
 
 
+def padded(vocabulary: int) -> int:
+    """Return a row of logits' length: whole panels; odd, or rows share sets of the cache."""
+    return (-(-vocabulary // 64) | 1) * 64
+
+
 def release() -> None:
     """Give the room for logits back; the next loss makes it anew."""
     global _room
     _room = _room[:0].clone()
 
 
-def _logits(count: int) -> Tensor:
+def _logits(count: int, rest: Loan) -> Tensor:
     """Return room for logits."""
     global _room
     kind = element()
     assert kind is not None
+    if count * kind.itemsize <= rest.left:
+        return rest.new(count, dtype=kind)
     if _room.numel() < count * kind.itemsize:
         _room = torch.empty(count * kind.itemsize, dtype=torch.uint8)
     return _room[: count * kind.itemsize].view(kind)
 
 
-def _new(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=element())
+def _new(*shape: int, kept: Loan | None = None) -> Tensor:
+    kind = element()
+    assert kind is not None
+    return kept.new(*shape, dtype=kind) if kept else torch.empty(shape, dtype=kind)

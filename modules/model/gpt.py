@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.kernels import ops
+from modules.kernels.gradients import gather
 from modules.kernels.linear import Linear, gelu, linear
 from modules.model.attention import attend
 from modules.model.base import Decoder, compute_dtype
@@ -197,6 +198,11 @@ class Block(nn.Module):
         maps = (self.attn.c_attn, self.attn.c_proj, self.mlp.c_fc, self.mlp.c_proj)
         return all(type(m) is Linear for m in maps)
 
+    def by_kernels(self, x: Tensor) -> bool:
+        """Tell whether the kernels do it for x (B, T, C), where there is no cache."""
+        plain = self.pre_norm and self.even and not (self.training and self.drops)
+        return plain and ops.usable(x) and self.bare
+
     def forward(
         self,
         x: Tensor,
@@ -206,10 +212,9 @@ class Block(nn.Module):
         at: Tensor | None = None,
     ) -> Tensor:
         """Return the block's output (B, T, C), or (B, P, C) at the positions `at` (P,) alone."""
-        plain = self.pre_norm and cache is None and not (self.training and self.drops)
         rows = None if packed is None else packed.rows
         few = at is not None and packed is not None and FEW * len(at) <= x.shape[1] and self.bare
-        if plain and self.even and ops.usable(x) and self.bare:
+        if cache is None and self.by_kernels(x):
             x = ops.attention_block(x, self.ln_1, self.attn, rows, at if few else None)
             return ops.mlp_block(x if few else _at(x, at), self.ln_2, self.mlp)
         normal = self.ln_1(x) if self.pre_norm else x  # GPT-2 paper, section 2.3
@@ -296,12 +301,18 @@ class GPT(Decoder):
             assert not torch.is_grad_enabled(), "the cache is written in place: use torch.no_grad()"
             positions = cache.open(tokens.shape[1])  # (T,) or (B, T)
         x = self.embed(tokens, positions)  # (B, T, C)
+        if cache is None and self.by_kernels(x):
+            gather(self.h)
         for layer, block in enumerate(self.h):
             last = layer + 1 == len(self.h)
             x = block(x, layer, cache, packed, at if last else None)
         if cache is not None:
             cache.close(lengths)
         return self.ln_f(x)
+
+    def by_kernels(self, x: Tensor) -> bool:
+        """Tell whether the kernels take features x (B, T, C) through the blocks."""
+        return all(isinstance(block, Block) and block.by_kernels(x) for block in self.h)
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Return the sum of token and position vectors (B, T, C), with dropout."""

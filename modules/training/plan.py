@@ -22,10 +22,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import profile
 
 from modules.kernels import ops
+from modules.kernels.build import element
 from modules.kernels.gradients import in_place_gradients
+from modules.kernels.room import Loan, Room
 from modules.model import checkpoint
 from modules.model.base import CHUNK, skeleton
 from modules.model.config import GPTConfig, LSTMConfig
+from modules.model.gpt import GPT
 from modules.training.config import PretrainConfig
 from modules.training.optim import is_hidden_matrix
 
@@ -97,12 +100,13 @@ def memory(config: PretrainConfig, precision: str, rows: int) -> Memory:
         p.nbytes * (1 if muon and is_hidden_matrix(name, p) else 2) for name, p in shapes.items()
     )
     weights = sum(p.nbytes for p in shapes.values())
+    lent, logits = lent_bytes(config, precision, rows) if config.accumulate == 1 else (0, 0)
     return Memory(
         weights=weights,
         gradients=weights,
         moments=moments,
-        activations=activations(config, precision, rows),
-        passing=passing_bytes(config, precision, rows),
+        activations=activations(config, precision, rows) - lent,
+        passing=passing_bytes(config, precision, rows, logits),
         held=weights if config.accumulate > 1 else held_gradients(config, precision),
     )
 
@@ -119,10 +123,35 @@ def activations(config: PretrainConfig, precision: str, rows: int) -> int:
     return round(_line(of_depth, config.model.n_layer))
 
 
-def passing_bytes(config: PretrainConfig, precision: str, rows: int) -> int:
+def lent_bytes(config: PretrainConfig, precision: str, rows: int) -> tuple[int, int]:
+    """Return the bytes of activations and of logits that lie where gradients will be (room.py)."""
+    with skeleton():
+        model = checkpoint.build(config.model).train()
+    width, kind = config.model.n_embd, element()
+    with _products_in(precision):
+        if not isinstance(model, GPT) or not model.by_kernels(torch.empty(1, 1, width)):
+            return 0, 0
+    assert kind is not None
+    one, lent = rows * config.window * kind.itemsize, 0
+    weights = dict(model.h.named_parameters())
+    room, loans = Room(list(weights.values())), []
+    for name, start in zip(weights, room.starts, strict=True):
+        if name.endswith(("ln_1.weight", "ln_2.weight")):
+            loans.append(Loan(room, start))
+            keeps = ops.ATTENTION_KEEPS if "ln_1" in name else ops.MLP_KEEPS
+            sizes = [n * one * width for n in keeps]
+            lent += sum(size for size in sizes if loans[-1].take(size) is not None)
+    rest, n = Loan(room, room.size), rows * config.window
+    row = ops.padded(config.model.vocab_size) * kind.itemsize
+    at_once = min(n, max(1, max(ops.HELD, rest.left) // row))
+    fits = rest.take(at_once * row) is not None
+    return lent, min(n, ops.HELD // row) * row if fits else 0
+
+
+def passing_bytes(config: PretrainConfig, precision: str, rows: int, lent: int = 0) -> int:
     """Return the most that the loss holds, or the last block's way back beside what stays of it.
 
-    Both come on top of what the forward pass kept.
+    Both come on top of what the forward pass kept; so many bytes of logits lie elsewhere.
     """
     head, n = _of_depth(config.model, 1), rows * config.window
     chunk = max(1, max(CHUNK, ops.HELD // 2) // config.model.vocab_size)  # 2: bytes of a logit
@@ -136,7 +165,7 @@ def passing_bytes(config: PretrainConfig, precision: str, rows: int) -> int:
         return at(n) if n <= chunk else at(chunk) + (at(2 * chunk) - at(chunk)) * (n / chunk - 1)
 
     way_back = _line(lambda k: _way_back(head, k, config.window, precision), rows)
-    return round(max(loss(0), loss(1) + way_back))
+    return round(max(loss(0) - lent, loss(1) + way_back))
 
 
 @cache
