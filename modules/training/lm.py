@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from modules.model.base import Decoder
 from modules.training import loop, ranks
 from modules.training.config import PretrainConfig
 from modules.training.corpora import HeldOut
+from modules.training.lean_lightning import L
 from modules.training.order import Steps, loader
 from modules.training.spikes import go_back, position
 from modules.training.spikes import limit as spike_limit

@@ -17,15 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from modules.files import sha256, write_json
 from modules.model.checkpoint import WEIGHTS
 from modules.training import ranks
 from modules.training import state as states
 from modules.training.config import TrainingConfig
+from modules.training.lean_lightning import L, SIGTERMException
 from modules.training.meter import Meter
 from modules.training.step import Training, finite
 from modules.training.writer import Writer

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -24,6 +23,7 @@ from modules.model.base import Decoder, skeleton
 from modules.model.config import GPTConfig, LSTMConfig
 from modules.model.gpt import Block
 from modules.training.config import TrainingConfig
+from modules.training.lean_lightning import DDPStrategy, ModelParallelStrategy, Strategy
 
 
 def strategy(config: TrainingConfig) -> Strategy | str:

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from modules.training import objective
+from modules.training.lean_lightning import L
 from modules.training.objective import Features
 from modules.training.order import Steps, loader, mix, permute
 from modules.training.step import rank_of

@@ -11,9 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import Tensor, nn
 
 from modules.kernels.build import element
@@ -22,6 +20,7 @@ from modules.training import ranks
 from modules.training import state as states
 from modules.training.adamw import clip
 from modules.training.config import OptimConfig, TrainingConfig
+from modules.training.lean_lightning import L, ModelParallelStrategy, ParallelStrategy
 from modules.training.optim import (
     build_optimizers,
     learning_rate,
