@@ -91,6 +91,7 @@ def reporting(key: str, what: str) -> Iterator[Report]:
             if not terminal and now - logged >= LOG_SECONDS:
                 logged = now
                 of = f" of {total:,} ({percent:.0f} %)" if total else ""
-                logger.info("%s: %s%s %s", what, f"{done:,}", of, note)
+                count = f"{done:,}{of} " if done or total else ""  # nothing begun: the note alone
+                logger.info("%s: %s%s", what, count, note)
 
         yield report
