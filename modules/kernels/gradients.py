@@ -87,13 +87,14 @@ def gather(module: nn.Module) -> None:
     weights = [weight for weight in module.parameters() if stays(weight)]
     if not weights:
         return
-    if weights[0] not in _rooms:
+    room, _ = _rooms.get(weights[0], (None, 0))
+    if room is None or not room.is_of(weights):
         room = Room(weights)
         for weight, start in zip(weights, room.starts, strict=True):
             _rooms[weight] = room, start
             _gradients[weight] = room.at(start, weight.shape, weight.dtype)
-    _last, _ = _rooms[weights[0]]
-    _last.free = all(weight.grad is None for weight in weights)
+    room.free = all(weight.grad is None for weight in weights)
+    _last = room
 
 
 def loan(weight: Tensor) -> Loan:

@@ -24,6 +24,11 @@ class Room:
         self._memory = torch.empty(size, dtype=torch.uint8, device=weights[0].device)
         self.size, self.free = size, True  # free: none of the gradients is there
         self.loans: WeakSet[Loan] = WeakSet()
+        self._weights = [id(w) for w in weights]
+
+    def is_of(self, weights: Sequence[Tensor]) -> bool:
+        """Tell whether it was made for these weights."""
+        return self._weights == [id(w) for w in weights]
 
     @property
     def lent(self) -> int:

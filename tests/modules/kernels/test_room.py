@@ -102,6 +102,19 @@ def test_gradients_that_are_there_are_not_written_over(monkeypatch):
 
 
 @here
+def test_models_that_share_a_block_do_not_share_a_room():
+    one, other = model_of(200, 40, 96, 3), model_of(200, 40, 96, 3)
+    other.h[0] = one.h[0]
+    pair = tokens_of(one, 2)
+    step(one, pair)
+    before = [w.grad.clone() for w in one.h[1].parameters()]
+    step(other, pair)  # clears the gradients of the first block, uses it, and another second one
+    step(other, pair)
+    for weight, gradient in zip(one.h[1].parameters(), before, strict=True):
+        assert torch.equal(weight.grad, gradient)
+
+
+@here
 def test_backward_twice_is_told():
     model = model_of(200, 40, 96, 3)
     tokens, _ = tokens_of(model, 2)
