@@ -32,7 +32,7 @@ OFF = "TEXTMILL_NO_KERNELS"  # any value: the plain twins only
 @cache
 def library() -> ctypes.CDLL | None:
     """Return the compiled kernels, or None where the plain twins must do."""
-    if reason := _missing():
+    if reason := missing():
         log.info("no own CPU kernels: %s", reason)
         return None
     try:
@@ -67,12 +67,13 @@ def _argument(value: Tensor | int | float) -> Any:
 
 def status() -> str:
     """Return in words whether the kernels are used here, and what to do if not."""
-    if reason := _missing():
+    if reason := missing():
         return reason
     return f"compiled, {str(element()).split('.')[1]}" if library() else "not built; see the log"
 
 
-def _missing() -> str:
+def missing() -> str:
+    """Return why kernels are not for this machine, empty: they should be here."""
     if os.environ.get(OFF):
         return f"switched off by {OFF}"
     if _has("amx_bf16"):

@@ -2,7 +2,7 @@
 
 On the way back the last weights get their gradients first. What an operation keeps for its own way
 back may lie where gradients of earlier weights will be: they are made when it is done. At 12 x 768
-and 1,024 tokens that is all but a half block of what is kept, and room for all logits: 240 MB.
+and 1,024 tokens that is all but a half block of what is kept, and room for all logits: 235 MB.
 """
 
 from collections.abc import Sequence

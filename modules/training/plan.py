@@ -100,7 +100,8 @@ def memory(config: PretrainConfig, precision: str, rows: int) -> Memory:
         p.nbytes * (1 if muon and is_hidden_matrix(name, p) else 2) for name, p in shapes.items()
     )
     weights = sum(p.nbytes for p in shapes.values())
-    lent, logits = lent_bytes(config, precision, rows) if config.accumulate == 1 else (0, 0)
+    lends = config.accumulate == config.ranks == 1 and config.device_kind == "cpu"
+    lent, logits = lent_bytes(config, precision, rows) if lends else (0, 0)
     return Memory(
         weights=weights,
         gradients=weights,

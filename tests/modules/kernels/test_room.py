@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from modules.kernels import build, gradients, ops, room
+from modules.kernels import gradients, ops, room
 from modules.model import gpt
 from modules.training.plan import traced_bytes
-from tests.modules.kernels.test_ops import flat, in_bfloat16, model_of, precision, tokens_of
+from tests.modules.kernels.test_ops import flat, here, in_bfloat16, model_of, precision, tokens_of
 
-here = pytest.mark.skipif(build.library() is None, reason=f"kernels: {build.status()}")
 SIZES = [(99, 9, 30, 2), (333, 70, 128, 2), (500, 16, 192, 3), (40_000, 300, 64, 1)]
 
 
@@ -87,7 +86,7 @@ def test_two_graphs_at_once_leave_each_other_alone(order, monkeypatch):
 
 
 @here
-def test_gradients_that_are_there_are_not_written_over(monkeypatch):
+def test_gradients_that_are_there_are_not_written_over():
     model = model_of(200, 40, 96, 3)
     pair = tokens_of(model, 2)
     step(model, pair)

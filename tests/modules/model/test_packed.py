@@ -14,7 +14,7 @@ from modules.model.heads import HeadConfig, TaskModel
 from modules.model.lstm import LSTM, LSTMConfig
 from modules.model.packed import SHARED, pack
 
-here = pytest.mark.skipif(build.library() is None, reason=f"kernels: {build.status()}")
+here = pytest.mark.skipif(bool(build.missing()), reason=f"kernels: {build.missing()}")
 Shapes = list[tuple[int, list[int]]]  # per example: tokens shared, tokens of each sequence's own
 
 

@@ -10,7 +10,7 @@ from modules.kernels import build, gradients
 from modules.training import adamw
 from modules.training.adamw import AdamW, clip
 
-here = pytest.mark.skipif(build.library() is None, reason=f"kernels: {build.status()}")
+here = pytest.mark.skipif(bool(build.missing()), reason=f"kernels: {build.missing()}")
 RULE = {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
 ROWS = 40
 

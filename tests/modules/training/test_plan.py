@@ -13,6 +13,7 @@ from modules.model.config import GPTConfig, LSTMConfig
 from modules.training import plan
 from modules.training.config import OptimConfig, PretrainConfig
 from modules.training.optim import build_optimizers, optimizer_tensors
+from tests.modules.kernels.test_ops import here, in_bfloat16
 
 PRE = GPTConfig(vocab_size=1000, n_positions=64, n_layer=4, n_embd=64, n_head=2)
 POST = PRE.but(norm="post", embd_dropout=0.1, attn_dropout=0.1, resid_dropout=0.1)
@@ -72,6 +73,16 @@ def test_memory_is_that_of_a_real_step(model, optimizer, accumulate, precision, 
     state, peak = real_steps(config, precision)
     assert planned.weights + planned.moments == state
     assert planned.total == pytest.approx(peak, rel=0.06)
+
+
+@here
+def test_gradients_of_several_ranks_lend_no_memory():
+    precision = "bf16-mixed" if in_bfloat16 else "32-true"
+    wide = PRE.but(n_embd=256)
+    one = PretrainConfig(model=wide, batch_size=2, max_steps=1, accelerator="cpu")
+    alone, shared = (plan.memory(one.but(devices=n), precision, 2) for n in (1, 2))
+    lent, _ = plan.lent_bytes(one, precision, 2)
+    assert shared.activations - alone.activations == lent > 0
 
 
 def real_steps(config: PretrainConfig, precision: str) -> tuple[int, int]:
