@@ -40,8 +40,8 @@ def test_huge_pages(tmp_path):
 
 
 def test_kernels(monkeypatch):
-    monkeypatch.setattr(build, "_missing", lambda: "no C++ compiler: install g++")
+    monkeypatch.setattr(build, "missing", lambda: "no C++ compiler: install g++")
     assert doctor.kernels_check().mend == "apt install g++"
-    monkeypatch.setattr(build, "_missing", lambda: "the processor has no AVX512-BF16")
+    monkeypatch.setattr(build, "missing", lambda: "the processor has no AVX512-BF16")
     check = doctor.kernels_check()
     assert check.found == "the processor has no AVX512-BF16" and not check.mend and check.good
