@@ -57,7 +57,7 @@ float soften(const float* scores, elem* p, long i, Shape s, long end, float scal
 
 void forward(const elem* q, elem* o, float* lse, Shape s) {
   const elem *k = q + s.out(), *v = k + s.out();
-  long full = up(s.t), wide = up(s.d), key = s.d / PER * PANEL, value = full / PER * PANEL;
+  long full = up(s.t), wide = up(s.d), key = cells(s.d) * PANEL, value = full / PER * PANEL;
   cell *keys = scratch<cell>(2, full / PANEL * key), *values = scratch<cell>(3, wide / PANEL * value);
   float *scores = scratch<float>(4, BLOCK * full), *sums = scratch<float>(5, BLOCK * wide);
   elem* p = scratch<elem>(6, BLOCK * full);
@@ -66,11 +66,11 @@ void forward(const elem* q, elem* o, float* lse, Shape s) {
   for (long i = 0; i < s.t; i += BLOCK) {
     long m = std::min(BLOCK, s.t - i), end = i + BLOCK;
     float inverse[BLOCK];
-    rows_by_panels(q + i * s.row(), s.row(), 0, m, keys, end / PANEL, s.d / PER, into(scores, full));
+    rows_by_panels(q + i * s.row(), s.row(), 0, m, keys, end / PANEL, s.d, into(scores, full));
     for (long r = 0; r < m; r++)
       inverse[r] = soften(scores + r * full, p + r * full, i + r, s, end, LOG2E / std::sqrt((float)s.d), lse + i + r);
     for (long j = 0; j < s.d; j += PANEL)
-      rows_by_panels(p, full, 0, m, values + j / PANEL * value, 1, end / PER, into(sums + j, wide));
+      rows_by_panels(p, full, 0, m, values + j / PANEL * value, 1, end, into(sums + j, wide));
     for (long r = 0; r < m; r++)
       for (long j = 0; j < s.d; j += LANES)
         store(o + (i + r) * s.out() + j, load(sums + r * wide + j) * inverse[r], first(s.d - j));
@@ -106,7 +106,7 @@ void ends_of(Shape s, long* until) {
 void backward(const elem* q, const elem* o, const elem* dout, const float* lse, elem* dq, Shape s) {
   const elem *k = q + s.out(), *v = k + s.out();
   elem *dk = dq + s.out(), *dv = dk + s.out();
-  long full = up(s.t), wide = up(s.d), column = s.d / PER * PANEL, row = full / PER * PANEL;
+  long full = up(s.t), wide = up(s.d), column = cells(s.d) * PANEL, row = full / PER * PANEL;
   long columns = full / PANEL * column, rows = wide / PANEL * row;
   float root = 1.f / std::sqrt((float)s.d);
   cell *q_columns = scratch<cell>(2, 2 * columns), *g_columns = q_columns + columns;
@@ -138,15 +138,15 @@ void backward(const elem* q, const elem* o, const elem* dout, const float* lse, 
     for (long r = 0; r < m; r++) n = std::max(n, here[r] = until[i + r] - i);
     n = up(n);
     long at = i / PANEL * column;
-    rows_by_panels(k + i * s.row(), s.row(), 0, m, q_columns + at, n / PANEL, s.d / PER, into(scores, n));
-    rows_by_panels(v + i * s.row(), s.row(), 0, m, g_columns + at, n / PANEL, s.d / PER, into(dp, n));
+    rows_by_panels(k + i * s.row(), s.row(), 0, m, q_columns + at, n / PANEL, s.d, into(scores, n));
+    rows_by_panels(v + i * s.row(), s.row(), 0, m, g_columns + at, n / PANEL, s.d, into(dp, n));
     transposed(scores, dp, scale + i, delta + i, p, ds, here, m, n, root);
     pack_strips(ds, n, m, n, 0, n / STRIP, strips, nullptr);
     for (long j = 0; j < s.d; j += PANEL) {
       long panel = j / PANEL * row + i / PER * PANEL;
-      rows_by_panels(p, n, 0, m, g_rows + panel, 1, n / PER, into(sums + j, wide));
+      rows_by_panels(p, n, 0, m, g_rows + panel, 1, n, into(sums + j, wide));
       put(sums + j, wide, dv + i * s.row() + j, s.row(), m, std::min(PANEL, s.d - j));
-      rows_by_panels(ds, n, 0, m, q_rows + panel, 1, n / PER, into(sums + j, wide));
+      rows_by_panels(ds, n, 0, m, q_rows + panel, 1, n, into(sums + j, wide));
       put(sums + j, wide, dk + i * s.row() + j, s.row(), m, std::min(PANEL, s.d - j));
       strips_by_panels(strips, 0, n, k_rows + panel, 1, cells(m), [=](long r, long c, vec x) {
         float* to = dq_sums + (i + r) * wide + j + c;
@@ -167,6 +167,7 @@ void attention(const elem* qkv, elem* o, float* lse, const int64_t* starts, cons
                const int64_t* branch, long rows, long n, long heads, long d) {
 #pragma omp parallel for schedule(dynamic)
   for (long i = 0; i < rows * heads; i++) {
+    Multiplier here;
     long row = i / heads, head = i % heads, at = starts[row];
     Shape s{starts[row + 1] - at, heads, d, prefix[row], branch ? branch + at : nullptr};
     forward(qkv + at * s.row() + head * d, o + at * s.out() + head * d, lse + head * n + at, s);
@@ -178,6 +179,7 @@ void attention_back(const elem* qkv, const elem* o, const elem* dout, const floa
                     long n, long heads, long d) {
 #pragma omp parallel for schedule(dynamic)
   for (long i = 0; i < rows * heads; i++) {
+    Multiplier here;
     long row = i / heads, head = i % heads, at = starts[row];
     Shape s{starts[row + 1] - at, heads, d, prefix[row], branch ? branch + at : nullptr};
     long in = at * s.row() + head * d, out = at * s.out() + head * d;

@@ -36,7 +36,10 @@ def library() -> ctypes.CDLL | None:
         log.info("no own CPU kernels: %s", reason)
         return None
     try:
-        return ctypes.CDLL(str(_compiled()))
+        found = ctypes.CDLL(str(_compiled()))
+        if not found.element_bytes():
+            raise OSError("the system does not let this process use AMX")
+        return found
     except (OSError, subprocess.SubprocessError) as error:
         log.warning("the CPU kernels could not be built, using plain PyTorch: %s", error)
         return None
@@ -76,8 +79,6 @@ def missing() -> str:
     """Return why kernels are not for this machine, empty: they should be here."""
     if os.environ.get(OFF):
         return f"switched off by {OFF}"
-    if _has("amx_bf16"):
-        return "the processor has AMX, which PyTorch uses"
     if not _has("avx512_bf16"):
         if _has("avx512_f"):
             return "the processor has AVX512 without BF16: PyTorch's own products are used"

@@ -1,10 +1,10 @@
-// Matrix products with float32 sums, of bfloat16 operands on AVX512-BF16, of float32 ones on AVX2.
+// Matrix products with float32 sums, of bfloat16 operands on AMX and AVX512-BF16, of float32 ones on AVX2.
 //
 // B is packed in panels of some columns. A cell is what the processor multiplies at once of a column:
 // two rows of bfloat16 as a pair, one row of float32. Weights stay float32 in memory and become
 // cells while they are packed, so no second copy of a model is ever held. A panel lies in the
 // second-level cache while all rows of A pass by. What becomes of the sums (bias, GELU, residual)
-// is a functor that gets them in registers.
+// is a functor that gets them in registers. amx.h has the innermost products of processors with AMX.
 #pragma once
 #include "vectors.h"
 
@@ -13,7 +13,11 @@
 #ifdef __AVX512BF16__
 
 using cell = uint32_t;  // two bfloat16
-constexpr long VECTORS = 4, CACHE = 640 * 1024;  // of a panel; bytes of panels in the second-level cache
+#ifdef __AMX_BF16__
+constexpr long VECTORS = 2, CACHE = 640 * 1024, UNIT = 32, DEPTH = 16, RUN = 16;
+#else
+constexpr long VECTORS = 4, CACHE = 640 * 1024, UNIT = 48, DEPTH = 1, RUN = 8;
+#endif
 
 // The lanes of PER rows as cells: row 0 in the low halves.
 inline vec merged(const vec* rows) {
@@ -64,7 +68,7 @@ inline void transpose(vec* block) {  // 16 x 16
 #else
 
 using cell = float;
-constexpr long VECTORS = 2, CACHE = 256 * 1024;
+constexpr long VECTORS = 2, CACHE = 256 * 1024, UNIT = 48, DEPTH = 1, RUN = 8;
 
 inline vec merged(const vec* rows) { return rows[0]; }
 inline vec cells_of(const float* p, mask some) { return load(p, some); }
@@ -96,8 +100,12 @@ inline void transpose(vec* r) {  // 8 x 8
 constexpr long PER = sizeof(cell) / sizeof(elem);  // rows of B in a cell
 constexpr long PANEL = VECTORS * LANES;            // columns of a panel
 constexpr long STRIP = 16;                         // rows of a packed transposed A
+// VECTORS: of a panel. CACHE: bytes of panels in the second-level cache. UNIT: rows that threads share out.
+// DEPTH: a panel has a multiple of it as cells. RUN: lines written one after another, as what is packed
+// lies powers of two apart.
 
-inline long cells(long k) { return (k + PER - 1) / PER; }
+// Cells of a column of k values, zero past the last value.
+inline long cells(long k) { return (k + PER * DEPTH - 1) / (PER * DEPTH) * DEPTH; }
 
 // f(value, its vector's column) of PER rows from row r of the k of src on, as cells; zero past the last.
 template <class T, class F>
@@ -111,8 +119,6 @@ inline vec rows_of(const T* src, long ld, long r, long k, long j, mask m, F f) {
 struct Same {  // what is packed as it is
   vec operator()(vec x, long) const { return x; }
 };
-
-constexpr long RUN = 8;  // lines written one after another: what is packed lies powers of two apart
 
 // Panels side by side = the n columns of src (k, n), each value through f.
 template <class T, class F = Same>
@@ -129,22 +135,24 @@ void pack_rows(const T* src, long ld, long k, long n, cell* panels, F f = F()) {
 // Panels side by side = the n rows of src (n, k), k a multiple of PER, as columns; zero up to `all`.
 template <class T>
 void pack_columns(const T* src, long ld, long k, long n, cell* panels, long all = 0) {
+  long count = cells(k);
   all = (std::max(n, all) + PANEL - 1) / PANEL * PANEL;
   for (long j = 0; j < all; j += LANES) {
-    cell* to = panels + j / PANEL * (k / PER) * PANEL + j % PANEL;
-    for (long c = 0; c < k / PER; c += LANES) {
+    cell* to = panels + j / PANEL * count * PANEL + j % PANEL;
+    for (long c = 0; c < count; c += LANES) {
       vec block[LANES];
       mask some = first(k / PER - c);
       for (long i = 0; i < LANES; i++)
         block[i] = j + i < n ? cells_of(src + (j + i) * ld + PER * c, some) : set(0);
       transpose(block);
-      for (long i = 0; i < std::min(LANES, k / PER - c); i++) store_cells(to + (c + i) * PANEL, block[i]);
+      for (long i = 0; i < std::min(LANES, count - c); i++) store_cells(to + (c + i) * PANEL, block[i]);
     }
   }
 }
 
-// Strips `from` .. `to` of src (k, m) transposed, as [m / 16][cells of k][16]: the A of a product whose
-// sum runs over the rows of src. Adds the columns of src up, if asked.
+// Strips `from` .. `to` of src (k, m) transposed, as [m / 16][cells of k][16] (for AMX as [16][16 cells]
+// time and again): the A of a product whose sum runs over the rows of src. Adds the columns of src up,
+// if asked.
 inline void pack_strips(const elem* src, long ld, long k, long m, long from, long to, cell* strips,
                         float* sums) {
   long count = cells(k);
@@ -154,11 +162,28 @@ inline void pack_strips(const elem* src, long ld, long k, long m, long from, lon
         mask some = first(m - j);
         vec sum = set(0);
         auto add = [&](vec x, long) { return sum += x, x; };
-        for (long r = start; r < std::min(count, start + RUN); r++)
-          store_cells(strips + (b * count + r) * STRIP + j % STRIP, rows_of(src, ld, PER * r, k, j, some, add));
+        vec lines[RUN];
+        long n = std::min(RUN, count - start);
+        for (long r = 0; r < n; r++) lines[r] = rows_of(src, ld, PER * (start + r), k, j, some, add);
+        if constexpr (DEPTH > 1) transpose(lines);
+        for (long r = 0; r < n; r++)
+          store_cells(strips + (b * count + start + r) * STRIP + j % STRIP, lines[r]);
         if (sums && j < m) store(sums + j, load(sums + j, some) + sum, some);
       }
 }
+
+// out() with its columns counted from panel p on.
+template <class Out>
+auto shifted(const Out& out, long p) {
+  return [&out, p](long i, long j, vec c) { out(i, p * PANEL + j, c); };
+}
+
+#ifdef __AMX_BF16__
+#include "amx.h"
+#else
+
+inline bool allowed() { return true; }
+struct Multiplier {};  // what a thread needs while it multiplies
 
 // R rows of A against a panel; a[i * row + k * step] is the cell k of row i.
 template <int R, class Out>
@@ -179,18 +204,12 @@ inline __attribute__((always_inline)) void tile(const cell* a, long row, long st
     for (int j = 0; j < VECTORS; j++) out(i0 + i, LANES * j, c[i][j]);
 }
 
-// out() with its columns counted from panel p on.
+// Rows from .. to of a row-major A (`ld` values a row) against panels of k values lying side by side.
 template <class Out>
-auto shifted(const Out& out, long p) {
-  return [&out, p](long i, long j, vec c) { out(i, p * PANEL + j, c); };
-}
-
-// Rows from .. to of a row-major A (`ld` values a row) against panels lying side by side.
-template <class Out>
-void rows_by_panels(const elem* a, long ld, long from, long to, const cell* panels, long count, long depth,
+void rows_by_panels(const elem* a, long ld, long from, long to, const cell* panels, long count, long k,
                     const Out& out) {
   const cell* rows = (const cell*)a;
-  long row = ld / PER, i = from;
+  long row = ld / PER, depth = cells(k), i = from;
   auto pass = [&](auto tiled) {
     for (long p = 0; p < count; p++) tiled(rows + i * row, panels + p * depth * PANEL, shifted(out, p));
   };
@@ -219,12 +238,13 @@ void strips_by_panels(const cell* strips, long from, long to, const cell* panels
     }
 }
 
+#endif
+
 // For the n columns of B, as many panels at a time as the second-level cache holds, so that A is read
 // once for all of them: pack(first column, columns, buffer), then multiply(first column, panels, first
 // row, last row, buffer). Where panels do not share out evenly they go one by one, cut along the m rows.
 template <class Pack, class Multiply>
 void for_panels(long m, long n, long depth, Pack pack, Multiply multiply) {
-  constexpr long UNIT = 48;  // rows
   long panels = (n + PANEL - 1) / PANEL, threads = omp_get_max_threads(), units = (m + UNIT - 1) / UNIT;
   long fitting = std::max(1L, CACHE / (depth * PANEL * (long)sizeof(cell)));
   auto whole = [=](long count) { return (count + threads - 1) / threads * threads; };
@@ -234,6 +254,7 @@ void for_panels(long m, long n, long depth, Pack pack, Multiply multiply) {
   long cuts = even ? 1 : std::min(units, threads / std::gcd(groups, threads));
 #pragma omp parallel
   {
+    Multiplier here;
     cell* buffer = scratch<cell>(1, depth * PANEL * ((panels + groups - 1) / groups));
     long packed = -1;
 #pragma omp for schedule(static)

@@ -8,11 +8,11 @@ namespace {
 // panel; of a symmetric product only the upper triangle, by whole panels.
 template <class Pack, class Out>
 void multiply(const elem* a, long m, long n, long k, bool symmetric, Pack pack, Out out) {
-  cell* panel = scratch<cell>(1, k / PER * PANEL);
+  cell* panel = scratch<cell>(1, cells(k) * PANEL);
   for (long p = 0; p < n; p += PANEL) {
     pack(p, std::min(PANEL, n - p), panel);
     long rows = symmetric ? std::min(m, p + PANEL) : m;
-    rows_by_panels(a, k, 0, rows, panel, 1, k / PER, [=](long i, long j, vec c) {
+    rows_by_panels(a, k, 0, rows, panel, 1, k, [=](long i, long j, vec c) {
       if (p + j < n) out(i, p + j, c, first(n - p - j));
     });
   }
@@ -67,6 +67,8 @@ void orthogonal_one(const float* update, float* out, long rows, long cols, long 
 extern "C" void orthogonal(long count, const float* const* updates, float* const* out, const long* rows,
                            const long* cols, long steps, const float* coefficients) {
 #pragma omp parallel for schedule(dynamic)
-  for (long i = 0; i < count; i++)
+  for (long i = 0; i < count; i++) {
+    Multiplier here;
     orthogonal_one(updates[i], out[i], rows[i], cols[i], steps, coefficients);
+  }
 }

@@ -36,8 +36,8 @@ struct Scaled {  // a normalised value times the norm's weight plus its bias
 template <class Each>
 void product(const elem* x, long ld, const float* w, long m, long n, long k, Each each) {
   auto pack = [=](long p, long some, cell* b) { pack_columns(w + p * k, k, k, some, b); };
-  for_panels(m, n, k / PER, pack, [=](long p, long count, long from, long to, const cell* b) {
-    rows_by_panels(x, ld, from, to, b, count, k / PER, [=](long i, long j, vec c) {
+  for_panels(m, n, cells(k), pack, [=](long p, long count, long from, long to, const cell* b) {
+    rows_by_panels(x, ld, from, to, b, count, k, [=](long i, long j, vec c) {
       each(i, p + j, c, first(n - p - j));
     });
   });
@@ -46,10 +46,9 @@ void product(const elem* x, long ld, const float* w, long m, long n, long k, Eac
 // dx = dy W with the sums handed to each(row, column, vector, mask).
 template <class Each>
 void product_back(const elem* dy, long ld, const float* w, long m, long n, long k, Each each) {
-  long depth = cells(n);
   auto pack = [=](long p, long some, cell* b) { pack_rows(w + p, k, n, some, b); };
-  for_panels(m, k, depth, pack, [=](long p, long count, long from, long to, const cell* b) {
-    rows_by_panels(dy, ld, from, to, b, count, depth, [=](long i, long j, vec c) {
+  for_panels(m, k, cells(n), pack, [=](long p, long count, long from, long to, const cell* b) {
+    rows_by_panels(dy, ld, from, to, b, count, n, [=](long i, long j, vec c) {
       each(i, p + j, c, first(k - p - j));
     });
   });
@@ -86,7 +85,8 @@ void product_weight(const elem* dy, long ld, const elem* x, float* dw, float* db
 
 extern "C" {
 
-int element_bytes() { return sizeof(elem); }
+// Of what is multiplied; to be called first. 0: the system does not let this process multiply.
+int element_bytes() { return allowed() ? sizeof(elem) : 0; }
 
 void to_elements(const float* x, elem* y, long count) {
 #pragma omp parallel for
