@@ -36,15 +36,38 @@ struct Rows {
   long row, step, second;
 };
 
-// sums (32, 32) = or += `count` cells of A times a panel's; of the first sixteen rows, or of all.
-inline void multiply_tiles(Rows rows, bool both, const cell* panel, long count, float* sums, bool add) {
-  constexpr long LINE = PANEL * sizeof(float);
+// Sums (32, 32) that go to out(row, column, vector) while the next ones are made.
+template <class Out>
+struct Leaving {
+  const Out& out;
+  const float* sums = nullptr;
+  long row0 = 0, column = 0, row = 0, rows = 0;
+  void begin(const float* from, long at_row, long at_column, long count) {
+    sums = from, row0 = at_row, column = at_column, row = 0, rows = count;
+  }
+  inline __attribute__((always_inline)) void step(long count) {
+    for (long end = std::min(rows, row + count); row < end; row++)
+      for (long j = 0; j < PANEL; j += LANES) out(row0 + row, column + j, load(sums + row * PANEL + j));
+  }
+};
+
+struct Place {  // of 32 x 32 sums; none: zeros
+  float* sums = nullptr;
+  long ld = 0;
+  float* at(long i, long j) const { return sums + i * TILE * ld + j * TILE; }
+};
+
+// to = from + `count` cells of A times a panel's; of the first sixteen rows, or of all.
+template <class Out>
+inline void multiply_tiles(Rows rows, bool both, const cell* panel, long count, Place from, Place to,
+                           Leaving<Out>& leaving) {
   asm volatile("" ::: "memory");  // GCC does not know that tiles are loaded from what was just packed
-  if (add) {
-    _tile_loadd(0, sums, LINE);
-    _tile_loadd(1, sums + TILE, LINE);
-    if (both) _tile_loadd(2, sums + TILE * PANEL, LINE);
-    if (both) _tile_loadd(3, sums + TILE * PANEL + TILE, LINE);
+  if (from.sums) {
+    long line = from.ld * sizeof(float);
+    _tile_loadd(0, from.at(0, 0), line);
+    _tile_loadd(1, from.at(0, 1), line);
+    if (both) _tile_loadd(2, from.at(1, 0), line);
+    if (both) _tile_loadd(3, from.at(1, 1), line);
   } else {
     _tile_zero(0);
     _tile_zero(1);
@@ -52,11 +75,11 @@ inline void multiply_tiles(Rows rows, bool both, const cell* panel, long count, 
     _tile_zero(3);
   }
   const cell* a = rows.a;
-  long row = rows.row * sizeof(cell);
+  long row = rows.row * sizeof(cell), share = (leaving.rows * TILE + count - 1) / count;
   for (long k = 0; k < count; k += TILE, a += rows.step, panel += TILE * PANEL) {
     _tile_loadd(4, a, row);
-    _tile_loadd(6, panel, LINE);
-    _tile_loadd(7, panel + TILE, LINE);
+    _tile_loadd(6, panel, PANEL * sizeof(cell));
+    _tile_loadd(7, panel + TILE, PANEL * sizeof(cell));
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     if (both) {
@@ -64,25 +87,36 @@ inline void multiply_tiles(Rows rows, bool both, const cell* panel, long count, 
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
     }
+    leaving.step(share);
   }
-  _tile_stored(0, sums, LINE);
-  _tile_stored(1, sums + TILE, LINE);
-  if (both) _tile_stored(2, sums + TILE * PANEL, LINE);
-  if (both) _tile_stored(3, sums + TILE * PANEL + TILE, LINE);
+  long line = to.ld * sizeof(float);
+  _tile_stored(0, to.at(0, 0), line);
+  _tile_stored(1, to.at(0, 1), line);
+  if (both) _tile_stored(2, to.at(1, 0), line);
+  if (both) _tile_stored(3, to.at(1, 1), line);
 }
 
-// n rows of A, at most 32, against panels lying side by side.
+// n rows of A, at most 32, against panels lying side by side. Sums that only go into memory do so from
+// tiles, others by way of a buffer.
 template <class Out>
 void tiles_by_panels(Rows rows, long n, const cell* panels, long count, long depth, long i0, const Out& out) {
-  float* all = scratch<float>(10, (depth > CHUNK ? count : 1) * UNIT * PANEL);
+  float* buffers = scratch<float>(10, std::max(2L, count) * UNIT * PANEL);
+  Leaving<Out> leaving{out};
   for (long k = 0; k < depth; k += CHUNK, rows.a += CHUNK / TILE * rows.step)
     for (long p = 0; p < count; p++) {
-      float* sums = depth > CHUNK ? all + p * UNIT * PANEL : all;
-      multiply_tiles(rows, n > TILE, panels + (p * depth + k) * PANEL, std::min(CHUNK, depth - k), sums, k > 0);
-      if (k + CHUNK < depth) continue;
-      for (long i = 0; i < n; i++)
-        for (long j = 0; j < PANEL; j += LANES) out(i0 + i, p * PANEL + j, load(sums + i * PANEL + j));
+      Place buffer{buffers + (depth > CHUNK ? p : p % 2) * UNIT * PANEL, PANEL}, memory;
+      bool added = false, last = k + CHUNK >= depth;
+      if constexpr (std::is_same_v<Out, Into>) {
+        bool whole = n % TILE == 0 && (p + 1) * PANEL <= out.columns;
+        if (whole) memory = {out.c + i0 * out.ld + p * PANEL, out.ld};
+        added = whole && out.add;
+      }
+      Place from = k ? buffer : added ? memory : Place{}, to = last && memory.sums ? memory : buffer;
+      multiply_tiles(rows, n > TILE, panels + (p * depth + k) * PANEL, std::min(CHUNK, depth - k), from, to,
+                     leaving);
+      leaving.begin(to.sums, i0, p * PANEL, last && !memory.sums ? n : 0);
     }
+  leaving.step(n);
 }
 
 // Rows from .. to of a row-major A (`ld` values a row) against panels of k values lying side by side.

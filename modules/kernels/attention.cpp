@@ -21,10 +21,6 @@ void as_rows(const elem* x, long ld, long t, long d, cell* panels) {
   }
 }
 
-auto into(float* c, long ld) {
-  return [=](long i, long j, vec x) { store(c + i * ld + j, x); };
-}
-
 struct Shape {
   long t, heads, d, prefix;
   const int64_t* branch;  // null: no branches
@@ -40,16 +36,17 @@ mask visible(long j, long seen, long prefix, long own) {
 
 // Scores of query i against the keys before `end` become probabilities times their sum.
 float soften(const float* scores, elem* p, long i, Shape s, long end, float scale, float* lse) {
-  long seen = i + 1, own = s.own(i);
+  long seen = i + 1, own = s.own(i), plain = own ? 0 : seen / LANES * LANES;  // before it all lanes count
   vec top_lanes = set(-1e30f), sum = set(0);
-  for (long j = 0; j < seen; j += LANES)
+  for (long j = 0; j < plain; j += LANES) top_lanes = most(top_lanes, load(scores + j));
+  for (long j = plain; j < seen; j += LANES)
     top_lanes = most(top_lanes, either(visible(j, seen, s.prefix, own), load(scores + j), top_lanes));
   float top = most_of(top_lanes) * scale;
-  for (long j = 0; j < end; j += LANES) {
-    vec e = only(visible(j, seen, s.prefix, own), exp2_stored(load(scores + j) * scale - top));
-    sum += e;
-    store(p + j, e);
-  }
+  auto power = [=](long j) { return exp2_stored(load(scores + j) * scale - top); };
+  auto keep = [&](long j, vec e) { sum += e, store(p + j, e); };
+  for (long j = 0; j < plain; j += LANES) keep(j, power(j));
+  for (long j = plain; j < seen; j += LANES) keep(j, only(visible(j, seen, s.prefix, own), power(j)));
+  for (long j = (seen + LANES - 1) / LANES * LANES; j < end; j += LANES) store(p + j, set(0));
   float total = sum_of(sum);
   *lse = top + std::log2(total);
   return 1.f / total;
@@ -66,11 +63,11 @@ void forward(const elem* q, elem* o, float* lse, Shape s) {
   for (long i = 0; i < s.t; i += BLOCK) {
     long m = std::min(BLOCK, s.t - i), end = i + BLOCK;
     float inverse[BLOCK];
-    rows_by_panels(q + i * s.row(), s.row(), 0, m, keys, end / PANEL, s.d, into(scores, full));
+    rows_by_panels(q + i * s.row(), s.row(), 0, m, keys, end / PANEL, s.d, Into{scores, full, full, false});
     for (long r = 0; r < m; r++)
       inverse[r] = soften(scores + r * full, p + r * full, i + r, s, end, LOG2E / std::sqrt((float)s.d), lse + i + r);
     for (long j = 0; j < s.d; j += PANEL)
-      rows_by_panels(p, full, 0, m, values + j / PANEL * value, 1, end, into(sums + j, wide));
+      rows_by_panels(p, full, 0, m, values + j / PANEL * value, 1, end, Into{sums + j, wide, wide - j, false});
     for (long r = 0; r < m; r++)
       for (long j = 0; j < s.d; j += LANES)
         store(o + (i + r) * s.out() + j, load(sums + r * wide + j) * inverse[r], first(s.d - j));
@@ -81,14 +78,19 @@ void forward(const elem* q, elem* o, float* lse, Shape s) {
 // the first query (counted from the block's start) that is blind to a key again.
 void transposed(const float* scores, const float* dp, const float* lse, const float* delta, elem* p,
                 elem* ds, const long* until, long m, long n, float root) {
-  for (long r = 0; r < m; r++)
-    for (long j = 0; j < n; j += LANES) {
-      long at = r * n + j;
-      vec e = exp2_stored(load(scores + at) * (LOG2E * root) - load(lse + j));
-      e = only(first(until[r] - j) & ~first(r - j), e);  // a query sees no later key
-      store(p + at, e);
-      store(ds + at, e * (root * (load(dp + at) - load(delta + j))));
-    }
+  for (long r = 0; r < m; r++, scores += n, dp += n, p += n, ds += n) {
+    auto power = [=](long j) { return exp2_stored(load(scores + j) * (LOG2E * root) - load(lse + j)); };
+    auto keep = [=](long j, vec e) {
+      store(p + j, e);
+      store(ds + j, e * (root * (load(dp + j) - load(delta + j))));
+    };
+    auto masked = [=](long j) { keep(j, only(first(until[r] - j) & ~first(r - j), power(j))); };
+    long j = 0, whole = until[r] / LANES * LANES;
+    for (; j + LANES <= r; j += LANES) store(p + j, set(0)), store(ds + j, set(0));  // it sees no later key
+    if (j < r) masked(j), j += LANES;
+    for (; j < whole; j += LANES) keep(j, power(j));
+    for (; j < n; j += LANES) masked(j);
+  }
 }
 
 // m rows of sums (ld wide) to memory.
@@ -138,20 +140,17 @@ void backward(const elem* q, const elem* o, const elem* dout, const float* lse, 
     for (long r = 0; r < m; r++) n = std::max(n, here[r] = until[i + r] - i);
     n = up(n);
     long at = i / PANEL * column;
-    rows_by_panels(k + i * s.row(), s.row(), 0, m, q_columns + at, n / PANEL, s.d, into(scores, n));
-    rows_by_panels(v + i * s.row(), s.row(), 0, m, g_columns + at, n / PANEL, s.d, into(dp, n));
+    rows_by_panels(k + i * s.row(), s.row(), 0, m, q_columns + at, n / PANEL, s.d, Into{scores, n, n, false});
+    rows_by_panels(v + i * s.row(), s.row(), 0, m, g_columns + at, n / PANEL, s.d, Into{dp, n, n, false});
     transposed(scores, dp, scale + i, delta + i, p, ds, here, m, n, root);
     pack_strips(ds, n, m, n, 0, n / STRIP, strips, nullptr);
     for (long j = 0; j < s.d; j += PANEL) {
       long panel = j / PANEL * row + i / PER * PANEL;
-      rows_by_panels(p, n, 0, m, g_rows + panel, 1, n, into(sums + j, wide));
+      rows_by_panels(p, n, 0, m, g_rows + panel, 1, n, Into{sums + j, wide, wide - j, false});
       put(sums + j, wide, dv + i * s.row() + j, s.row(), m, std::min(PANEL, s.d - j));
-      rows_by_panels(ds, n, 0, m, q_rows + panel, 1, n, into(sums + j, wide));
+      rows_by_panels(ds, n, 0, m, q_rows + panel, 1, n, Into{sums + j, wide, wide - j, false});
       put(sums + j, wide, dk + i * s.row() + j, s.row(), m, std::min(PANEL, s.d - j));
-      strips_by_panels(strips, 0, n, k_rows + panel, 1, cells(m), [=](long r, long c, vec x) {
-        float* to = dq_sums + (i + r) * wide + j + c;
-        store(to, x + load(to));
-      });
+      strips_by_panels(strips, 0, n, k_rows + panel, 1, cells(m), Into{dq_sums + i * wide + j, wide, wide - j, true});
     }
   }
   put(dq_sums, wide, dq, s.row(), s.t, s.d);

@@ -9,6 +9,7 @@
 #include "vectors.h"
 
 #include <numeric>
+#include <type_traits>
 
 #ifdef __AVX512BF16__
 
@@ -22,6 +23,13 @@ constexpr long VECTORS = 4, CACHE = 640 * 1024, UNIT = 48, DEPTH = 1, RUN = 8;
 // The lanes of PER rows as cells: row 0 in the low halves.
 inline vec merged(const vec* rows) {
   __m512i l = _mm512_cvtepu16_epi32(narrow(rows[0])), h = _mm512_cvtepu16_epi32(narrow(rows[1]));
+  return (vec)_mm512_or_si512(l, _mm512_slli_epi32(h, 16));
+}
+
+// The same of rows that are stored as what is multiplied.
+inline vec merged(const bf16* low, const bf16* high, mask l_lanes, mask h_lanes) {
+  __m512i l = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(l_lanes, low));
+  __m512i h = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(h_lanes, high));
   return (vec)_mm512_or_si512(l, _mm512_slli_epi32(h, 16));
 }
 
@@ -107,18 +115,20 @@ constexpr long STRIP = 16;                         // rows of a packed transpose
 // Cells of a column of k values, zero past the last value.
 inline long cells(long k) { return (k + PER * DEPTH - 1) / (PER * DEPTH) * DEPTH; }
 
+struct Same {  // what is packed as it is
+  vec operator()(vec x, long) const { return x; }
+};
+
 // f(value, its vector's column) of PER rows from row r of the k of src on, as cells; zero past the last.
 template <class T, class F>
 inline vec rows_of(const T* src, long ld, long r, long k, long j, mask m, F f) {
+  if constexpr (std::is_same_v<T, bf16> && std::is_same_v<F, Same>)
+    if (r < k) return merged(src + r * ld + j, src + (r + 1) * ld + j, m, r + 1 < k ? m : mask(0));
   vec rows[PER];
   for (long h = 0; h < PER; h++)
     rows[h] = r + h < k ? only(m, f(load(src + (r + h) * ld + j, m), j)) : set(0);
   return merged(rows);
 }
-
-struct Same {  // what is packed as it is
-  vec operator()(vec x, long) const { return x; }
-};
 
 // Panels side by side = the n columns of src (k, n), each value through f.
 template <class T, class F = Same>
@@ -153,8 +163,8 @@ void pack_columns(const T* src, long ld, long k, long n, cell* panels, long all 
 // Strips `from` .. `to` of src (k, m) transposed, as [m / 16][cells of k][16] (for AMX as [16][16 cells]
 // time and again): the A of a product whose sum runs over the rows of src. Adds the columns of src up,
 // if asked.
-inline void pack_strips(const elem* src, long ld, long k, long m, long from, long to, cell* strips,
-                        float* sums) {
+template <bool SUMS>
+void pack_strips_of(const elem* src, long ld, long k, long m, long from, long to, cell* strips, float* sums) {
   long count = cells(k);
   for (long start = 0; start < count; start += RUN)
     for (long b = from; b < to; b++)
@@ -164,13 +174,32 @@ inline void pack_strips(const elem* src, long ld, long k, long m, long from, lon
         auto add = [&](vec x, long) { return sum += x, x; };
         vec lines[RUN];
         long n = std::min(RUN, count - start);
-        for (long r = 0; r < n; r++) lines[r] = rows_of(src, ld, PER * (start + r), k, j, some, add);
+        for (long r = 0; r < n; r++)
+          if constexpr (SUMS) lines[r] = rows_of(src, ld, PER * (start + r), k, j, some, add);
+          else lines[r] = rows_of(src, ld, PER * (start + r), k, j, some, Same());
         if constexpr (DEPTH > 1) transpose(lines);
         for (long r = 0; r < n; r++)
           store_cells(strips + (b * count + start + r) * STRIP + j % STRIP, lines[r]);
-        if (sums && j < m) store(sums + j, load(sums + j, some) + sum, some);
+        if (SUMS && j < m) store(sums + j, load(sums + j, some) + sum, some);
       }
 }
+
+inline void pack_strips(const elem* src, long ld, long k, long m, long from, long to, cell* strips, float* sums) {
+  if (sums) pack_strips_of<true>(src, ld, k, m, from, to, strips, sums);
+  else pack_strips_of<false>(src, ld, k, m, from, to, strips, sums);
+}
+
+// Sums that go into memory as they are, or are added to what is there; of so many columns.
+struct Into {
+  float* c;
+  long ld, columns;
+  bool add;
+  void operator()(long i, long j, vec x) const {
+    float* to = c + i * ld + j;
+    mask some = first(columns - j);
+    store(to, add ? x + load(to, some) : x, some);
+  }
+};
 
 // out() with its columns counted from panel p on.
 template <class Out>

@@ -43,14 +43,20 @@ void product(const elem* x, long ld, const float* w, long m, long n, long k, Eac
   });
 }
 
-// dx = dy W with the sums handed to each(row, column, vector, mask).
-template <class Each>
-void product_back(const elem* dy, long ld, const float* w, long m, long n, long k, Each each) {
+// dx = dy W with the sums handed to the functor that begins(first column) makes.
+template <class Begins>
+void product_back_by(const elem* dy, long ld, const float* w, long m, long n, long k, Begins begins) {
   auto pack = [=](long p, long some, cell* b) { pack_rows(w + p, k, n, some, b); };
   for_panels(m, k, cells(n), pack, [=](long p, long count, long from, long to, const cell* b) {
-    rows_by_panels(dy, ld, from, to, b, count, n, [=](long i, long j, vec c) {
-      each(i, p + j, c, first(k - p - j));
-    });
+    rows_by_panels(dy, ld, from, to, b, count, n, begins(p));
+  });
+}
+
+// The same with the sums handed to each(row, column, vector, mask).
+template <class Each>
+void product_back(const elem* dy, long ld, const float* w, long m, long n, long k, Each each) {
+  product_back_by(dy, ld, w, m, n, k, [=](long p) {
+    return [=](long i, long j, vec c) { each(i, p + j, c, first(k - p - j)); };
   });
 }
 
@@ -72,11 +78,7 @@ void product_weight(const elem* dy, long ld, const elem* x, float* dw, float* db
       pack_rows(x + p, k, rows, some, b, [=](vec v, long j) { return f(v, p + j); });
     };
     for_panels(n, k, depth, pack, [=](long p, long count, long from, long to, const cell* b) {
-      strips_by_panels(strips, from, to, b, count, depth, [=](long i, long j, vec c) {
-        mask some = first(k - p - j);
-        float* to = dw + i * k + p + j;
-        store(to, add ? c + load(to, some) : c, some);
-      });
+      strips_by_panels(strips, from, to, b, count, depth, Into{dw + p, k, k - p, add});
     });
   }
 }
@@ -226,18 +228,15 @@ void cross_entropy(elem* logits, const int64_t* targets, const float* weights, f
       mask some = first(n - j);
       top_lanes = most(top_lanes, either(some, load(p + j, some), top_lanes));
     }
-    float top = most_of(top_lanes) * LOG2E;
-    for (long j = 0; j < n; j += LANES) {
-      mask some = first(n - j);
-      sum += only(some, exp2(load(p + j, some) * LOG2E - top));
-    }
-    float lse = top + std::log2(sum_of(sum));
-    float target = load(p + targets[i], first(1))[0] * LOG2E;
-    losses[i] = (lse - target) / LOG2E;
+    float top = most_of(top_lanes) * LOG2E, target = load(p + targets[i], first(1))[0] * LOG2E;
     for (long j = 0; j < ld; j += LANES) {
-      vec e = exp2(load(p + j) * LOG2E - lse);
-      store(p + j, only(first(n - j), e * weights[i]));
+      vec e = j < n ? only(first(n - j), exp2(load(p + j) * LOG2E - top)) : set(0);
+      sum += e;
+      store(p + j, e);
     }
+    float lse = top + std::log2(sum_of(sum)), factor = std::exp2(top - lse) * weights[i];
+    losses[i] = (lse - target) / LOG2E;
+    for (long j = 0; j < n; j += LANES) store(p + j, load(p + j) * factor);
     float gradient = (std::exp2(target - lse) - 1.f) * weights[i];
     store(p + targets[i], set(gradient), first(1));
   }
@@ -248,12 +247,10 @@ void cross_entropy(elem* logits, const int64_t* targets, const float* weights, f
 void head_back(const elem* dlogits, const elem* x, const float* w, float* dx, float* dw, long ld, long m,
                long n, long k, int add) {
   constexpr long SLICE = 2048;
-  memset(dx, 0, m * k * sizeof(float));
   for (long v = 0; v < n; v += SLICE) {
     long some_rows = std::min(SLICE, n - v);
-    product_back(dlogits + v, ld, w + v * k, m, some_rows, k, [=](long i, long j, vec c, mask some) {
-      float* to = dx + i * k + j;
-      store(to, c + load(to, some), some);
+    product_back_by(dlogits + v, ld, w + v * k, m, some_rows, k, [=](long p) {
+      return Into{dx + p, k, k - p, v > 0};
     });
     product_weight(dlogits + v, ld, x, dw + v * k, nullptr, m, some_rows, k, add, Same());
   }
