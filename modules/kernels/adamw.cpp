@@ -48,7 +48,8 @@ extern "C" void adamw(const Weight* weights, long count, float scale, float deca
                       float eps) {
   Rule rule{scale, decay, b1, b2, eps};
   for (const Weight* w = weights; w < weights + count; w++) {
-#pragma omp parallel for schedule(static) if (w->rows * w->width > 65536)
+    long some = std::max(1L, 16384 / w->width);
+#pragma omp parallel for schedule(dynamic, some) if (w->rows * w->width > 65536)
     for (long i = 0; i < w->rows; i++) {
       uint8_t kind = w->kinds ? w->kinds[i] : GRADIENT;
       if (kind != ASLEEP) rule.update(*w, i * w->width, kind == GRADIENT);

@@ -8,8 +8,8 @@
 #pragma once
 #include "vectors.h"
 
-#include <numeric>
 #include <type_traits>
+#include <vector>
 
 #ifdef __AVX512BF16__
 
@@ -271,29 +271,39 @@ void strips_by_panels(const cell* strips, long from, long to, const cell* panels
 
 // For the n columns of B, as many panels at a time as the second-level cache holds, so that A is read
 // once for all of them: pack(first column, columns, buffer), then multiply(first column, panels, first
-// row, last row, buffer). Where panels do not share out evenly they go one by one, cut along the m rows.
+// row, last row, buffer) for some rows at a time. Each thread begins with its own panels; one that is done
+// takes rows from others, as cores are not equally fast (neighbours on the host, small cores). Who does
+// what changes no number.
 template <class Pack, class Multiply>
 void for_panels(long m, long n, long depth, Pack pack, Multiply multiply) {
+  constexpr long UNITS = 4, WORTH = 3;  // at a time; so many times, or panels are not packed once more
   long panels = (n + PANEL - 1) / PANEL, threads = omp_get_max_threads(), units = (m + UNIT - 1) / UNIT;
   long fitting = std::max(1L, CACHE / (depth * PANEL * (long)sizeof(cell)));
-  auto whole = [=](long count) { return (count + threads - 1) / threads * threads; };
-  long groups = whole((panels + fitting - 1) / fitting);
-  bool even = groups <= panels && whole(panels) * 20 <= panels * 21;
-  if (!even) groups = panels;
-  long cuts = even ? 1 : std::min(units, threads / std::gcd(groups, threads));
+  long groups = std::max((panels + fitting - 1) / fitting, std::min(panels, threads));
+  long cuts = (units + UNITS - 1) / UNITS;
+  std::vector<long> taken(groups);
 #pragma omp parallel
   {
     Multiplier here;
     cell* buffer = scratch<cell>(1, depth * PANEL * ((panels + groups - 1) / groups));
-    long packed = -1;
-#pragma omp for schedule(static)
-    for (long t = 0; t < groups * cuts; t++) {
-      long g = t / cuts, c = t % cuts, begin = panels * g / groups, count = panels * (g + 1) / groups - begin;
-      long column = begin * PANEL;
-      if (g != packed) pack(column, std::min(n - column, count * PANEL), buffer);
-      packed = g;
-      long from = units * c / cuts * UNIT, to = std::min(m, units * (c + 1) / cuts * UNIT);
-      multiply(column, count, from, to, buffer);
+    long own = groups * omp_get_thread_num() / omp_get_num_threads();
+    long others = groups * (omp_get_thread_num() + 1) / omp_get_num_threads();
+    for (long s = 0; s < groups; s++) {
+      long g = (own + s) % groups, begin = panels * g / groups, count = panels * (g + 1) / groups - begin;
+      for (bool packed = false;; packed = true) {
+        long c;
+        if (!packed && own + s >= others) {
+#pragma omp atomic read
+          c = taken[g];
+          if (c + WORTH > cuts) break;
+        }
+#pragma omp atomic capture
+        c = taken[g]++;
+        if (c >= cuts) break;
+        long column = begin * PANEL, from = units * c / cuts * UNIT, to = units * (c + 1) / cuts * UNIT;
+        if (!packed) pack(column, std::min(n - column, count * PANEL), buffer);
+        multiply(column, count, from, std::min(m, to), buffer);
+      }
     }
   }
 }

@@ -69,11 +69,8 @@ void product_weight(const elem* dy, long ld, const elem* x, float* dw, float* db
   for (; m > 0; m -= ROWS, dy += ROWS * ld, x += ROWS * k, add = true) {
     long rows = std::min(m, ROWS), blocks = (n + STRIP - 1) / STRIP, depth = cells(rows);
     cell* strips = scratch<cell>(2, blocks * depth * STRIP);
-#pragma omp parallel
-    {
-      long t = omp_get_num_threads(), id = omp_get_thread_num();
-      pack_strips(dy, ld, rows, n, blocks * id / t, blocks * (id + 1) / t, strips, db);
-    }
+#pragma omp parallel for schedule(dynamic)
+    for (long b = 0; b < blocks; b += 2) pack_strips(dy, ld, rows, n, b, std::min(blocks, b + 2), strips, db);
     auto pack = [=](long p, long some, cell* b) {
       pack_rows(x + p, k, rows, some, b, [=](vec v, long j) { return f(v, p + j); });
     };
@@ -152,7 +149,7 @@ void linear_weight_norm(const elem* dy, const elem* normalised, const float* wei
 // normalised = (x - mean) / deviation, y = normalised * weight + bias, scale = 1 / deviation
 void layer_norm(const float* x, const float* weight, const float* bias, elem* y, elem* normalised,
                 float* scale, long m, long c, float eps) {
-#pragma omp parallel for
+#pragma omp parallel for schedule(dynamic, 16)
   for (long i = 0; i < m; i++) {
     const float* p = x + i * c;
     vec sum = set(0), squares = set(0);
@@ -176,14 +173,14 @@ void layer_norm(const float* x, const float* weight, const float* bias, elem* y,
 void layer_norm_input(const elem* dy, const elem* normalised, const float* scale, const float* weight,
                       const float* dresidual, float* dx, float* dweight, float* dbias, long m, long c,
                       int add) {
-  int threads = omp_get_max_threads();
+  constexpr long PARTS = 16;
   long wide = (c + 15) / 16 * 16;
-  float* parts = scratch<float>(3, 2L * threads * wide);
-  memset(parts, 0, 2L * threads * wide * sizeof(float));
-#pragma omp parallel for schedule(static, 1)
-  for (int t = 0; t < threads; t++) {
-    float *dw = parts + 2L * t * wide, *db = dw + wide;
-    for (long i = m * t / threads; i < m * (t + 1) / threads; i++) {
+  float* parts = scratch<float>(3, 2 * PARTS * wide);
+  memset(parts, 0, 2 * PARTS * wide * sizeof(float));
+#pragma omp parallel for schedule(dynamic)
+  for (long t = 0; t < PARTS; t++) {
+    float *dw = parts + 2 * t * wide, *db = dw + wide;
+    for (long i = m * t / PARTS; i < m * (t + 1) / PARTS; i++) {
       vec sum = set(0), along = set(0);
       for (long j = 0; j < c; j += LANES) {
         mask some = first(c - j);
@@ -203,10 +200,11 @@ void layer_norm_input(const elem* dy, const elem* normalised, const float* scale
       }
     }
   }
-  for (long j = 0; j < c; j++) {
-    float w = add ? dweight[j] : 0.f, b = add ? dbias[j] : 0.f;
-    for (int t = 0; t < threads; t++) w += parts[2L * t * wide + j], b += parts[2L * t * wide + wide + j];
-    dweight[j] = w, dbias[j] = b;
+  for (long j = 0; j < c; j += LANES) {
+    mask some = first(c - j);
+    vec w = add ? load(dweight + j, some) : set(0), b = add ? load(dbias + j, some) : set(0);
+    for (const float* p = parts + j; p < parts + 2 * PARTS * wide; p += 2 * wide) w += load(p), b += load(p + wide);
+    store(dweight + j, w, some), store(dbias + j, b, some);
   }
 }
 
@@ -220,7 +218,7 @@ void head_logits(const elem* x, const float* w, elem* logits, long ld, long m, l
 // losses (M) = -log softmax(logits)[target]; logits become weight * (softmax - one-hot), 0 from n to ld
 void cross_entropy(elem* logits, const int64_t* targets, const float* weights, float* losses, long ld,
                    long m, long n) {
-#pragma omp parallel for
+#pragma omp parallel for schedule(dynamic, 16)
   for (long i = 0; i < m; i++) {
     elem* p = logits + i * ld;
     vec top_lanes = set(-1e30f), sum = set(0);
