@@ -1,5 +1,6 @@
 """textmill's training loop, stopped between steps to wait for its turn."""
 
+import gc
 import json
 import sys
 import time
@@ -67,6 +68,7 @@ def main() -> None:
     )
     tokens = TokenFile(write_tokens(folder / "tokens"), "train")
     rows = Stream(tokens, config.window, config.seed)
+    gc.freeze()  # as modules/training/fork_server.py does for each training
     module = PretrainModule(checkpoint.build(model), config, HeldOut(), total=STEPS)
     data = PretrainData(rows, config, start=0, stop=STEPS)
     safety = loop.Safety(folder / "state", "", lambda event: None, Turns())

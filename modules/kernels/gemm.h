@@ -14,6 +14,7 @@
 #ifdef __AVX512BF16__
 
 using cell = uint32_t;  // two bfloat16
+constexpr cell ONES = 0x3f803f80;
 #ifdef __AMX_BF16__
 constexpr long VECTORS = 2, CACHE = 640 * 1024, UNIT = 32, DEPTH = 16, RUN = 16;
 #else
@@ -76,6 +77,7 @@ inline void transpose(vec* block) {  // 16 x 16
 #else
 
 using cell = float;
+constexpr cell ONES = 1;
 constexpr long VECTORS = 2, CACHE = 256 * 1024, UNIT = 48, DEPTH = 1, RUN = 8;
 
 inline vec merged(const vec* rows) { return rows[0]; }
@@ -163,30 +165,24 @@ void pack_columns(const T* src, long ld, long k, long n, cell* panels, long all 
 // Strips `from` .. `to` of src (k, m) transposed, as [m / 16][cells of k][16] (for AMX as [16][16 cells]
 // time and again): the A of a product whose sum runs over the rows of src. Adds the columns of src up,
 // if asked.
-template <bool SUMS>
-void pack_strips_of(const elem* src, long ld, long k, long m, long from, long to, cell* strips, float* sums) {
+inline void pack_strips(const elem* src, long ld, long k, long m, long from, long to, cell* strips,
+                        float* sums) {
   long count = cells(k);
   for (long start = 0; start < count; start += RUN)
     for (long b = from; b < to; b++)
       for (long j = b * STRIP; j < (b + 1) * STRIP; j += LANES) {
         mask some = first(m - j);
-        vec sum = set(0);
-        auto add = [&](vec x, long) { return sum += x, x; };
-        vec lines[RUN];
+        vec sum = set(0), lines[RUN];
         long n = std::min(RUN, count - start);
-        for (long r = 0; r < n; r++)
-          if constexpr (SUMS) lines[r] = rows_of(src, ld, PER * (start + r), k, j, some, add);
-          else lines[r] = rows_of(src, ld, PER * (start + r), k, j, some, Same());
+        for (long r = 0; r < n; r++) {
+          lines[r] = rows_of(src, ld, PER * (start + r), k, j, some, Same());
+          sum = dot(sum, lines[r], everywhere(ONES));
+        }
         if constexpr (DEPTH > 1) transpose(lines);
         for (long r = 0; r < n; r++)
           store_cells(strips + (b * count + start + r) * STRIP + j % STRIP, lines[r]);
-        if (SUMS && j < m) store(sums + j, load(sums + j, some) + sum, some);
+        if (sums && j < m) store(sums + j, load(sums + j, some) + sum, some);
       }
-}
-
-inline void pack_strips(const elem* src, long ld, long k, long m, long from, long to, cell* strips, float* sums) {
-  if (sums) pack_strips_of<true>(src, ld, k, m, from, to, strips, sums);
-  else pack_strips_of<false>(src, ld, k, m, from, to, strips, sums);
 }
 
 // Sums that go into memory as they are, or are added to what is there; of so many columns.
