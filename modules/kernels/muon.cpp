@@ -4,23 +4,44 @@
 
 namespace {
 
-// out(i, j, sum, mask) of a (m, k) times n columns that pack(first, count, panel) brings, panel by
-// panel; of a symmetric product only the upper triangle, by whole panels.
+// out(i, j, sum, mask) of a (m, k) times n columns that pack(first, count, panels) brings, as many panels
+// at a time as the cache holds; of a symmetric product only the upper triangle, by whole panels.
 template <class Pack, class Out>
 void multiply(const elem* a, long m, long n, long k, bool symmetric, Pack pack, Out out) {
-  cell* panel = scratch<cell>(1, cells(k) * PANEL);
-  for (long p = 0; p < n; p += PANEL) {
-    pack(p, std::min(PANEL, n - p), panel);
-    long rows = symmetric ? std::min(m, p + PANEL) : m;
-    rows_by_panels(a, k, 0, rows, panel, 1, k, [=](long i, long j, vec c) {
-      if (p + j < n) out(i, p + j, c, first(n - p - j));
-    });
+  long panel = cells(k) * PANEL, together = std::max(1L, CACHE / (panel * (long)sizeof(cell))) * PANEL;
+  cell* panels = scratch<cell>(1, together / PANEL * panel);
+  for (long p = 0; p < n; p += together) {
+    long columns = std::min(together, n - p);
+    pack(p, columns, panels);
+    for (long i = 0; i < m; i += PANEL) {
+      long past = symmetric ? std::max(0L, i - p) : 0;
+      if (past >= columns) break;
+      rows_by_panels(a, k, i, std::min(m, i + PANEL), panels + past / PANEL * panel,
+                     (columns - past + PANEL - 1) / PANEL, k, [=](long row, long j, vec c) {
+                       long column = p + past + j;
+                       if (column < n) out(row, column, c, first(n - column));
+                     });
+    }
   }
 }
 
+// to (cols, rows) = scale * from (rows, cols) transposed
+template <class T, class U>
+void turn(const T* from, long ld, long rows, long cols, U* to, long to_ld, float scale = 1.f) {
+  for (long i = 0; i < rows; i += LANES)
+    for (long j = 0; j < cols; j += LANES) {
+      vec block[LANES];
+      for (long l = 0; l < LANES; l++)
+        block[l] = i + l < rows ? load(from + (i + l) * ld + j, first(cols - j)) * scale : set(0);
+      transpose(block);
+      for (long l = 0; l < std::min(LANES, cols - j); l++)
+        store(to + (j + l) * to_ld + i, block[l], first(rows - i));
+    }
+}
+
 void mirror(elem* x, long n) {
-  for (long i = 0; i < n; i++)
-    for (long j = i / PANEL * PANEL + PANEL; j < n; j++) x[j * n + i] = x[i * n + j];
+  for (long i = 0; i + PANEL < n; i += PANEL)
+    turn(x + i * n + i + PANEL, n, PANEL, n - i - PANEL, x + (i + PANEL) * n + i, n);
 }
 
 // next (rows, cols) = a x + (b x x' + c (x x')^2) x, rows <= cols.
@@ -48,18 +69,22 @@ void orthogonal_one(const float* update, float* out, long rows, long cols, long 
   long r = std::min(rows, cols), c = std::max(rows, cols);
   elem *x = scratch<elem>(2, r * c), *next = scratch<elem>(3, r * c);
   double squares = 0;
-  for (long i = 0; i < rows * cols; i++) squares += (double)update[i] * update[i];
-  float scale = 1.f / std::max((float)std::sqrt(squares), 1e-7f);  // spectral norm at most 1
-  for (long i = 0; i < r; i++)
-    for (long j = 0; j < c; j += LANES) {
-      float v[LANES] = {};
-      for (long l = j; l < std::min(c, j + LANES); l++) v[l - j] = update[tall ? l * cols + i : i * cols + l];
-      store(x + i * c + j, load(v) * scale, first(c - j));
+  for (long i = 0; i < rows; i++) {
+    vec sum = set(0);
+    for (long j = 0; j < cols; j += LANES) {
+      vec v = load(update + i * cols + j, first(cols - j));
+      sum += v * v;
     }
+    squares += sum_of(sum);
+  }
+  float scale = 1.f / std::max((float)std::sqrt(squares), 1e-7f);  // spectral norm at most 1
+  if (tall) turn(update, cols, rows, cols, x, c, scale);
+  for (long i = 0; i < (tall ? 0 : r); i++)
+    for (long j = 0; j < c; j += LANES)
+      store(x + i * c + j, load(update + i * c + j, first(c - j)) * scale, first(c - j));
   for (long s = 0; s < steps; s++, std::swap(x, next)) iterate(x, next, r, c, abc[0], abc[1], abc[2]);
-  for (long i = 0; i < rows; i++)
-    for (long j = 0; j < cols; j++)
-      out[i * cols + j] = load(x + (tall ? j * c + i : i * c + j), 1)[0];
+  if (tall) turn(x, c, r, c, out, cols);
+  for (long i = 0; i < (tall ? 0 : r * c); i += LANES) store(out + i, load(x + i, first(r * c - i)), first(r * c - i));
 }
 
 }  // namespace

@@ -173,6 +173,45 @@ def test_large_sums_do_not_overflow(part):
     assert flat(model).isfinite().all()
 
 
+@here
+@pytest.mark.parametrize("width", [34, 64, 130, 800])
+def test_a_row_has_the_same_numbers_whatever_is_beside_it(width):
+    torch.manual_seed(0)
+    x, weight = torch.randn(77, width).to(build.element()), torch.randn(36, width)
+    together = products.product(x, weight)
+    assert torch.allclose(together.double(), x.double() @ weight.double().mT, rtol=0.02, atol=0.5)
+    for rows in (slice(0, 1), slice(5, 21), slice(30, 77)):
+        assert torch.equal(products.product(x[rows].clone(), weight), together[rows])
+
+
+@here
+@pytest.mark.parametrize("threads", [1, 3, 7])
+def test_any_number_of_threads_gives_the_same_products(threads):
+    torch.manual_seed(0)
+    x, weight = torch.randn(600, 96).to(build.element()), torch.randn(515, 96)
+    one, before = products.product(x, weight), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert all(torch.equal(products.product(x, weight), one) for _ in range(5))
+    finally:
+        torch.set_num_threads(before)
+
+
+@here
+def test_a_system_that_does_not_allow_tiles_costs_speed_only(monkeypatch, caplog):
+    class Refused:
+        @staticmethod
+        def element_bytes() -> int:
+            return 0
+
+    monkeypatch.setattr(build.ctypes, "CDLL", lambda path: Refused)
+    build.library.cache_clear()
+    try:
+        assert build.library() is None and "does not let" in caplog.text
+    finally:
+        build.library.cache_clear()
+
+
 def test_without_a_compiler_the_twin_does_the_work():
     code = (
         "import torch, logging; logging.basicConfig(level='INFO')\n"
