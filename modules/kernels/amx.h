@@ -14,7 +14,8 @@ constexpr long CHUNK = 192;  // cells of A's 32 rows that lie in the first-level
 // Ask the system for tiles, once for all threads of this process and its forks; false: it has none.
 inline bool allowed() {
   constexpr long REQUEST = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+  static const bool answer = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+  return answer;
 }
 
 struct Layout {  // of the eight tiles, as the processor reads it

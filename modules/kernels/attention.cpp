@@ -150,7 +150,8 @@ void backward(const elem* q, const elem* o, const elem* dout, const float* lse, 
       put(sums + j, wide, dv + i * s.row() + j, s.row(), m, std::min(PANEL, s.d - j));
       rows_by_panels(ds, n, 0, m, q_rows + panel, 1, n, Into{sums + j, wide, wide - j, false});
       put(sums + j, wide, dk + i * s.row() + j, s.row(), m, std::min(PANEL, s.d - j));
-      strips_by_panels(strips, 0, n, k_rows + panel, 1, cells(m), Into{dq_sums + i * wide + j, wide, wide - j, true});
+      strips_by_panels(strips, 0, n, k_rows + panel, 1, cells(m),
+                       Into{dq_sums + i * wide + j, wide, wide - j, true});
     }
   }
   put(dq_sums, wide, dq, s.row(), s.t, s.d);

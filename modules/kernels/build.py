@@ -3,7 +3,7 @@
 Plain C functions called through ctypes: no headers of PyTorch, so two seconds are enough. The
 library lies in the user's cache folder under the hash of sources, flags and processor; it shares
 PyTorch's OpenMP threads, whose library has the same name. What it multiplies is what the processor
-is best at: bfloat16 with AVX512-BF16, float32 with AVX2. Where there is no compiler or a processor
+is best at: bfloat16 with AMX or AVX512-BF16, float32 with AVX2. Where there is no compiler or a processor
 of another kind, callers use their plain PyTorch twins.
 """
 

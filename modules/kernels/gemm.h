@@ -275,7 +275,8 @@ void for_panels(long m, long n, long depth, Pack pack, Multiply multiply) {
   constexpr long UNITS = 4, WORTH = 3;  // at a time; so many times, or panels are not packed once more
   long panels = (n + PANEL - 1) / PANEL, threads = omp_get_max_threads(), units = (m + UNIT - 1) / UNIT;
   long fitting = std::max(1L, CACHE / (depth * PANEL * (long)sizeof(cell)));
-  long groups = std::max((panels + fitting - 1) / fitting, std::min(panels, threads));
+  long needed = (panels + fitting - 1) / fitting;
+  long groups = std::min(panels, (needed + threads - 1) / threads * threads);
   long cuts = (units + UNITS - 1) / UNITS;
   std::vector<long> taken(groups);
 #pragma omp parallel

@@ -84,7 +84,10 @@ void orthogonal_one(const float* update, float* out, long rows, long cols, long 
       store(x + i * c + j, load(update + i * c + j, first(c - j)) * scale, first(c - j));
   for (long s = 0; s < steps; s++, std::swap(x, next)) iterate(x, next, r, c, abc[0], abc[1], abc[2]);
   if (tall) turn(x, c, r, c, out, cols);
-  for (long i = 0; i < (tall ? 0 : r * c); i += LANES) store(out + i, load(x + i, first(r * c - i)), first(r * c - i));
+  for (long i = 0; i < (tall ? 0 : r * c); i += LANES) {
+    mask some = first(r * c - i);
+    store(out + i, load(x + i, some), some);
+  }
 }
 
 }  // namespace

@@ -203,7 +203,10 @@ void layer_norm_input(const elem* dy, const elem* normalised, const float* scale
   for (long j = 0; j < c; j += LANES) {
     mask some = first(c - j);
     vec w = add ? load(dweight + j, some) : set(0), b = add ? load(dbias + j, some) : set(0);
-    for (const float* p = parts + j; p < parts + 2 * PARTS * wide; p += 2 * wide) w += load(p), b += load(p + wide);
+    for (long t = 0; t < PARTS; t++) {
+      const float* part = parts + 2 * t * wide + j;
+      w += load(part), b += load(part + wide);
+    }
     store(dweight + j, w, some), store(dbias + j, b, some);
   }
 }
