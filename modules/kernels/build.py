@@ -1,10 +1,10 @@
 """Compile the C++ kernels with the system's compiler at first use, and load them.
 
-Plain C functions called through ctypes: no headers of PyTorch, so two seconds are enough. The
+Plain C functions called through ctypes: no headers of PyTorch, so some seconds are enough. The
 library lies in the user's cache folder under the hash of sources, flags and processor; it shares
 PyTorch's OpenMP threads, whose library has the same name. What it multiplies is what the processor
-is best at: bfloat16 with AMX or AVX512-BF16, float32 with AVX2. Where there is no compiler or a processor
-of another kind, callers use their plain PyTorch twins.
+is best at: bfloat16 with AMX or AVX512-BF16, float32 with AVX2. Where there is no compiler or a
+processor of another kind, callers use their plain PyTorch twins.
 """
 
 import ctypes
@@ -54,6 +54,15 @@ def element() -> torch.dtype | None:
     return torch.bfloat16 if found.element_bytes() == 2 else torch.float32
 
 
+def kind() -> str | None:
+    """Return in words what the kernels multiply and on what; their last bits depend on it."""
+    found = library()
+    if found is None:
+        return None
+    found.kind.restype = ctypes.c_char_p
+    return str(found.kind(), "ascii")
+
+
 def call(name: str, *arguments: Tensor | int | float) -> None:
     """Call a C function: tensors as pointers (contiguous), whole numbers as long."""
     found = library()
@@ -72,7 +81,7 @@ def status() -> str:
     """Return in words whether the kernels are used here, and what to do if not."""
     if reason := missing():
         return reason
-    return f"compiled, {str(element()).split('.')[1]}" if library() else "not built; see the log"
+    return f"compiled, {kind()}" if library() else "not built; see the log"
 
 
 def missing() -> str:

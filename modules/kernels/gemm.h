@@ -16,8 +16,10 @@
 using cell = uint32_t;  // two bfloat16
 constexpr cell ONES = 0x3f803f80;
 #ifdef __AMX_BF16__
+constexpr const char* KIND = "bfloat16 on AMX";
 constexpr long VECTORS = 2, CACHE = 640 * 1024, UNIT = 32, DEPTH = 16, RUN = 16;
 #else
+constexpr const char* KIND = "bfloat16 on AVX512";
 constexpr long VECTORS = 4, CACHE = 640 * 1024, UNIT = 48, DEPTH = 1, RUN = 8;
 #endif
 
@@ -78,6 +80,7 @@ inline void transpose(vec* block) {  // 16 x 16
 
 using cell = float;
 constexpr cell ONES = 1;
+constexpr const char* KIND = "float32 on AVX2";
 constexpr long VECTORS = 2, CACHE = 256 * 1024, UNIT = 48, DEPTH = 1, RUN = 8;
 
 inline vec merged(const vec* rows) { return rows[0]; }

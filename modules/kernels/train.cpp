@@ -87,6 +87,8 @@ extern "C" {
 // Of what is multiplied; to be called first. 0: the system does not let this process multiply.
 int element_bytes() { return allowed() ? sizeof(elem) : 0; }
 
+const char* kind() { return KIND; }
+
 void to_elements(const float* x, elem* y, long count) {
 #pragma omp parallel for
   for (long i = 0; i < count; i += LANES) store(y + i, load(x + i, first(count - i)), first(count - i));

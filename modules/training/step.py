@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.kernels.build import element
+from modules.kernels.build import kind
 from modules.kernels.gradients import in_place_gradients
 from modules.training import ranks
 from modules.training import state as states
@@ -262,6 +262,6 @@ def environment(config: TrainingConfig) -> dict[str, Any]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     versions = {name: version(name) for name in LIBRARIES}
     threads, layout = torch.get_num_threads(), ranks.layout(config)
-    kernels = element() if config.device_kind == "cpu" else None  # AdamW's too
+    kernels = kind() if config.device_kind == "cpu" else None  # AdamW's too
     known = {"versions": versions, "threads": threads, "device": device, "ranks": layout}
     return known | {"kernels": str(kernels)}
