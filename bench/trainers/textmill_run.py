@@ -14,7 +14,7 @@ from modules.training.corpora import Corpora
 from modules.training.lm import PretrainData, PretrainModule
 
 settings = job()
-RECIPE = {"optimizer": "muon", "warmup_steps": 20}
+RECIPE = {"optimizer": "muon", "embedding_lr_ratio": 0.7, "warmup_steps": 20, "min_lr_fraction": 0}
 MODEL = {"n_positions": 256, "n_layer": 6, "n_head": 6, "n_embd": 384}
 
 
