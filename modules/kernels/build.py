@@ -41,7 +41,7 @@ def library() -> ctypes.CDLL | None:
             raise OSError("the system does not let this process use AMX")
         return found
     except (OSError, subprocess.SubprocessError) as error:
-        log.warning("the CPU kernels could not be built, using plain PyTorch: %s", error)
+        log.warning("no own CPU kernels, PyTorch does their work: %s", error)
         return None
 
 
@@ -81,7 +81,7 @@ def status() -> str:
     """Return in words whether the kernels are used here, and what to do if not."""
     if reason := missing():
         return reason
-    return f"compiled, {kind()}" if library() else "not built; see the log"
+    return f"compiled, {kind()}" if library() else "not usable; see the log"
 
 
 def missing() -> str:

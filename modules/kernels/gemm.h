@@ -11,16 +11,20 @@
 #include <type_traits>
 #include <vector>
 
+// VECTORS: of a panel. CACHE: bytes of panels in the second-level cache. UNIT: rows that threads share out.
+// DEPTH: a panel has a multiple of it as cells. RUN: lines written one after another, as what is packed
+// lies powers of two apart.
 #ifdef __AVX512BF16__
 
 using cell = uint32_t;  // two bfloat16
 constexpr cell ONES = 0x3f803f80;
+constexpr long CACHE = 640 * 1024;
 #ifdef __AMX_BF16__
 constexpr const char* KIND = "bfloat16 on AMX";
-constexpr long VECTORS = 2, CACHE = 640 * 1024, UNIT = 32, DEPTH = 16, RUN = 16;
+constexpr long VECTORS = 2, UNIT = 32, DEPTH = 16, RUN = 16;
 #else
 constexpr const char* KIND = "bfloat16 on AVX512";
-constexpr long VECTORS = 4, CACHE = 640 * 1024, UNIT = 48, DEPTH = 1, RUN = 8;
+constexpr long VECTORS = 4, UNIT = 48, DEPTH = 1, RUN = 8;
 #endif
 
 // The lanes of PER rows as cells: row 0 in the low halves.
@@ -80,8 +84,9 @@ inline void transpose(vec* block) {  // 16 x 16
 
 using cell = float;
 constexpr cell ONES = 1;
+constexpr long CACHE = 256 * 1024;
 constexpr const char* KIND = "float32 on AVX2";
-constexpr long VECTORS = 2, CACHE = 256 * 1024, UNIT = 48, DEPTH = 1, RUN = 8;
+constexpr long VECTORS = 2, UNIT = 48, DEPTH = 1, RUN = 8;
 
 inline vec merged(const vec* rows) { return rows[0]; }
 inline vec cells_of(const float* p, mask some) { return load(p, some); }
@@ -113,9 +118,6 @@ inline void transpose(vec* r) {  // 8 x 8
 constexpr long PER = sizeof(cell) / sizeof(elem);  // rows of B in a cell
 constexpr long PANEL = VECTORS * LANES;            // columns of a panel
 constexpr long STRIP = 16;                         // rows of a packed transposed A
-// VECTORS: of a panel. CACHE: bytes of panels in the second-level cache. UNIT: rows that threads share out.
-// DEPTH: a panel has a multiple of it as cells. RUN: lines written one after another, as what is packed
-// lies powers of two apart.
 
 // Cells of a column of k values, zero past the last value.
 inline long cells(long k) { return (k + PER * DEPTH - 1) / (PER * DEPTH) * DEPTH; }
@@ -275,7 +277,8 @@ void strips_by_panels(const cell* strips, long from, long to, const cell* panels
 // what changes no number.
 template <class Pack, class Multiply>
 void for_panels(long m, long n, long depth, Pack pack, Multiply multiply) {
-  constexpr long UNITS = 4, WORTH = 3;  // at a time; so many times, or panels are not packed once more
+  constexpr long UNITS = 4;  // taken at a time
+  constexpr long WORTH = 3;  // so often there must be some left, or another's panels are not packed again
   long panels = (n + PANEL - 1) / PANEL, threads = omp_get_max_threads(), units = (m + UNIT - 1) / UNIT;
   long fitting = std::max(1L, CACHE / (depth * PANEL * (long)sizeof(cell)));
   long needed = (panels + fitting - 1) / fitting;
@@ -287,12 +290,12 @@ void for_panels(long m, long n, long depth, Pack pack, Multiply multiply) {
     Multiplier here;
     cell* buffer = scratch<cell>(1, depth * PANEL * ((panels + groups - 1) / groups));
     long own = groups * omp_get_thread_num() / omp_get_num_threads();
-    long others = groups * (omp_get_thread_num() + 1) / omp_get_num_threads();
+    long own_end = groups * (omp_get_thread_num() + 1) / omp_get_num_threads();
     for (long s = 0; s < groups; s++) {
       long g = (own + s) % groups, begin = panels * g / groups, count = panels * (g + 1) / groups - begin;
       for (bool packed = false;; packed = true) {
         long c;
-        if (!packed && own + s >= others) {
+        if (!packed && own + s >= own_end) {
 #pragma omp atomic read
           c = taken[g];
           if (c + WORTH > cuts) break;

@@ -13,8 +13,8 @@ from modules.model.gpt import GPT, GPTConfig
 from modules.model.heads import HeadConfig, TaskModel
 from modules.model.lstm import LSTM, LSTMConfig
 from modules.model.packed import SHARED, pack
+from tests.modules.kernels.test_ops import here
 
-here = pytest.mark.skipif(bool(build.missing()), reason=f"kernels: {build.missing()}")
 Shapes = list[tuple[int, list[int]]]  # per example: tokens shared, tokens of each sequence's own
 
 

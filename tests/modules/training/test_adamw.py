@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from modules.kernels import build, gradients
+from modules.kernels import gradients
 from modules.training import adamw
 from modules.training.adamw import AdamW, clip
+from tests.modules.kernels.test_ops import here
 
-here = pytest.mark.skipif(bool(build.missing()), reason=f"kernels: {build.missing()}")
 RULE = {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
 ROWS = 40
 
