@@ -212,6 +212,22 @@ def test_a_system_that_does_not_allow_tiles_costs_speed_only(monkeypatch, caplog
         build.library.cache_clear()
 
 
+@pytest.mark.skipif("AMX" not in str(build.kind()), reason="the processor has no AMX")
+def test_linux_refuses_tiles_where_a_signal_stack_is_too_small_for_them():
+    code = (
+        "import ctypes\n"
+        "class Stack(ctypes.Structure):\n"
+        "    _fields_ = [('p', ctypes.c_void_p), ('f', ctypes.c_int), ('n', ctypes.c_size_t)]\n"
+        "room = ctypes.create_string_buffer(4096)\n"
+        "own = Stack(ctypes.addressof(room), 0, 4096)\n"
+        "assert ctypes.CDLL(None).sigaltstack(ctypes.byref(own), None) == 0\n"
+        "from modules.kernels import build\n"
+        "print(build.library(), build.status())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("None not usable") and "does not let" in done.stderr
+
+
 def test_without_a_compiler_the_twin_does_the_work():
     code = (
         "import torch, logging; logging.basicConfig(level='INFO')\n"
