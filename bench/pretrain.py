@@ -4,10 +4,11 @@
 
 Each trainer is a process of its own with the same shape, batch and threads; all take turns of a few
 steps, so that only ratios count. textmill runs its whole training loop: data order, guard,
-clipping, schedule, events. Peers get their best setting on a CPU: bfloat16 autocast, torch.compile,
-fused AdamW, clipping, tcmalloc, the same batch again and again; nanoGPT also as it is by default
-(float32, eager). MFU is against the bfloat16 ceiling of this run, with nanoGPT's count of
-operations. `--peers` picks some; tcmalloc must be installed.
+clipping, schedule, events. Peers get their best setting on a CPU: bfloat16 autocast where the
+processor multiplies it (else float32), torch.compile, fused AdamW, clipping, tcmalloc, the same
+batch again and again; nanoGPT also as it is by default (float32, eager). MFU is against the ceiling
+of this run in that type, with nanoGPT's count of operations. `--peers` picks some; tcmalloc must be
+installed.
 """
 
 import argparse

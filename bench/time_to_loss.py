@@ -4,8 +4,8 @@
 
 Both train 6 layers of 384 features on the same tokens, contexts of 256, one thread. nanoGPT: its
 train.py's recipe (AdamW, cosine to a tenth, clipping; `--lr` is tuned on shorter runs) at 2,048
-tokens a step, bfloat16, torch.compile and fused AdamW. textmill: Muon, 4,096 tokens a step, cosine
-to 0, in two fifths of the time.
+tokens a step, bfloat16 where it is faster, torch.compile and fused AdamW. textmill: Muon, 4,096
+tokens a step, cosine to 0, in two fifths of the time.
 Time is CPU time of the process, without start and compilation, so that other work on the machine
 does not count; the schedule's length is what fits into it at the rate of the first steps. The
 held-out loss is of the same windows of the val split, in nats a token.

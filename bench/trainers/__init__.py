@@ -39,16 +39,24 @@ def serve(step: Callable[[], object]) -> None:
         answer(seconds=time.perf_counter() - begin)
 
 
-def plain_step(model: Any, loss_of: Callable[[], Any], *, bf16: bool) -> Callable[[], object]:
-    """Return a usual training step: autocast, backward, clipping, fused AdamW."""
+def bf16() -> bool:
+    """Tell whether bfloat16 is the faster precision here; AVX2 only emulates it."""
+    from modules.training.config import PretrainConfig
+
+    return PretrainConfig(max_steps=1).real_precision == "bf16-mixed"
+
+
+def plain_step(model: Any, loss_of: Callable[[], Any], *, best: bool) -> Callable[[], object]:
+    """Return a usual training step: backward, clipping, AdamW; autocast and fused at its best."""
     import torch
 
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=6e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=bf16
+        model.parameters(), lr=6e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=best
     )
+    half = best and bf16()
 
     def step() -> object:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
             loss = loss_of()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -29,4 +29,4 @@ def loss() -> torch.Tensor:
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-serve(plain_step(model, loss, bf16=True))
+serve(plain_step(model, loss, best=True))

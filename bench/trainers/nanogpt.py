@@ -15,4 +15,4 @@ config = GPTConfig(
 model = GPT(config)
 call = torch.compile(model) if best else model
 tokens, targets = batch(settings)
-serve(plain_step(model, lambda: call(tokens, targets)[1], bf16=best))
+serve(plain_step(model, lambda: call(tokens, targets)[1], best=best))

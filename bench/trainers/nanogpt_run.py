@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from model import GPT, GPTConfig
 
-from bench.trainers import answer, job
+from bench.trainers import answer, bf16, job
 from modules.corpus.token_file import read_split
 from modules.training.windows import held_out
 
 settings = job()
 torch.manual_seed(settings["seed"])
-BATCH, CONTEXT, WARMUP = 8, 256, 100
+BATCH, CONTEXT, WARMUP = settings.get("batch", 8), 256, 100
+HALF = settings.get("bf16", bf16())
 tokens, val = (read_split(Path(settings["tokens"]), split) for split in ("train", "val"))
 data = torch.from_numpy(tokens.read(0, len(tokens)))
 windows = held_out(val, CONTEXT, 128)
@@ -46,7 +47,7 @@ def step(lr: float) -> None:
     starts = torch.randint(len(data) - CONTEXT, (BATCH,))
     x = torch.stack([data[i : i + CONTEXT] for i in starts])
     y = torch.stack([data[i + 1 : i + 1 + CONTEXT] for i in starts])
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=HALF):
         _, loss = call(x, y)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -72,7 +73,7 @@ while (spent := time.process_time() - begin) < settings["seconds"]:
     step(rate(done if done < WARMUP else int(along), total))
     done += 1
 model.eval()
-with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=HALF):
     parts = windows.split(BATCH)
     losses = [model(w[:, :-1], w[:, 1:].contiguous())[1] * len(w) for w in parts]
 tokens_per_second = done * BATCH * CONTEXT / settings["seconds"]

@@ -20,4 +20,4 @@ config = GPT2Config(
 model = GPT2LMHeadModel(config)
 call = torch.compile(model)
 tokens, _ = batch(settings)
-serve(plain_step(model, lambda: call(input_ids=tokens, labels=tokens).loss, bf16=True))
+serve(plain_step(model, lambda: call(input_ids=tokens, labels=tokens).loss, best=True))

@@ -116,7 +116,7 @@ void backward(const elem* q, const elem* o, const elem* dout, const float* lse, 
   float *scores = scratch<float>(4, 2 * BLOCK * full), *dp = scores + BLOCK * full;
   float *dq_sums = scratch<float>(5, full * wide + BLOCK * wide), *sums = dq_sums + full * wide;
   elem *p = scratch<elem>(6, 2 * BLOCK * full), *ds = p + BLOCK * full;
-  cell* strips = scratch<cell>(7, BLOCK / PER * full);
+  cell* strips = scratch<cell>(7, BLOCK / PER * (full + STRIP));
   float *delta = scratch<float>(8, 2 * full), *scale = delta + full;
   pack_columns(q, s.row(), s.d, s.t, q_columns, full);
   pack_columns(dout, s.out(), s.d, s.t, g_columns, full);
@@ -143,7 +143,7 @@ void backward(const elem* q, const elem* o, const elem* dout, const float* lse, 
     rows_by_panels(k + i * s.row(), s.row(), 0, m, q_columns + at, n / PANEL, s.d, Into{scores, n, n, false});
     rows_by_panels(v + i * s.row(), s.row(), 0, m, g_columns + at, n / PANEL, s.d, Into{dp, n, n, false});
     transposed(scores, dp, scale + i, delta + i, p, ds, here, m, n, root);
-    pack_strips(ds, n, m, n, 0, n / STRIP, strips, nullptr);
+    pack_strips(ds, n, m, n, 0, (n + STRIP - 1) / STRIP, strips, nullptr);
     for (long j = 0; j < s.d; j += PANEL) {
       long panel = j / PANEL * row + i / PER * PANEL;
       rows_by_panels(p, n, 0, m, g_rows + panel, 1, n, Into{sums + j, wide, wide - j, false});

@@ -13,10 +13,12 @@
 
 // VECTORS: of a panel. CACHE: bytes of panels in the second-level cache. UNIT: rows that threads share out.
 // DEPTH: a panel has a multiple of it as cells. RUN: lines written one after another, as what is packed
-// lies powers of two apart.
+// lies powers of two apart. STRIP: rows of a packed transposed A; STRIPS: so many are packed together.
+// UNROLL: cells of a sum without a jump between them.
 #ifdef __AVX512BF16__
 
 using cell = uint32_t;  // two bfloat16
+constexpr long STRIP = 16, STRIPS = 2, UNROLL = 1;
 constexpr cell ONES = 0x3f803f80;
 constexpr long CACHE = 640 * 1024;
 #ifdef __AMX_BF16__
@@ -86,7 +88,7 @@ using cell = float;
 constexpr cell ONES = 1;
 constexpr long CACHE = 256 * 1024;
 constexpr const char* KIND = "float32 on AVX2";
-constexpr long VECTORS = 2, UNIT = 48, DEPTH = 1, RUN = 8;
+constexpr long VECTORS = 2, UNIT = 48, DEPTH = 1, RUN = 8, STRIP = 24, STRIPS = 4, UNROLL = 4;
 
 inline vec merged(const vec* rows) { return rows[0]; }
 inline vec cells_of(const float* p, mask some) { return load(p, some); }
@@ -117,7 +119,6 @@ inline void transpose(vec* r) {  // 8 x 8
 
 constexpr long PER = sizeof(cell) / sizeof(elem);  // rows of B in a cell
 constexpr long PANEL = VECTORS * LANES;            // columns of a panel
-constexpr long STRIP = 16;                         // rows of a packed transposed A
 
 // Cells of a column of k values, zero past the last value.
 inline long cells(long k) { return (k + PER * DEPTH - 1) / (PER * DEPTH) * DEPTH; }
@@ -167,8 +168,8 @@ void pack_columns(const T* src, long ld, long k, long n, cell* panels, long all 
   }
 }
 
-// Strips `from` .. `to` of src (k, m) transposed, as [m / 16][cells of k][16] (for AMX as [16][16 cells]
-// time and again): the A of a product whose sum runs over the rows of src. Adds the columns of src up,
+// Strips `from` .. `to` of src (k, m) transposed, as [m / STRIP][cells of k][STRIP] (for AMX as [16][16
+// cells] time and again): the A of a product whose sum runs over the rows of src. Adds the columns of src up,
 // if asked.
 inline void pack_strips(const elem* src, long ld, long k, long m, long from, long to, cell* strips,
                         float* sums) {
@@ -222,6 +223,7 @@ inline __attribute__((always_inline)) void tile(const cell* a, long row, long st
   vec c[R][VECTORS];
   for (int i = 0; i < R; i++)
     for (int j = 0; j < VECTORS; j++) c[i][j] = set(0);
+#pragma GCC unroll UNROLL
   for (long k = 0; k < count; k++) {
     vec b[VECTORS];
     for (int j = 0; j < VECTORS; j++) b[j] = load_cells(panel + k * PANEL + LANES * j);
@@ -258,13 +260,10 @@ void strips_by_panels(const cell* strips, long from, long to, const cell* panels
     for (long p = 0; p < count; p++) {
       const cell *a = strips + i / STRIP * depth * STRIP, *b = panels + p * depth * PANEL;
       auto o = shifted(out, p);
-      if (i + STRIP <= to) {
-        tile<6>(a, 1, STRIP, b, depth, i, o);
-        tile<6>(a + 6, 1, STRIP, b, depth, i + 6, o);
-        tile<4>(a + 12, 1, STRIP, b, depth, i + 12, o);
-      } else {
-        for (long r = i; r < to; r++) tile<1>(a + (r - i), 1, STRIP, b, depth, r, o);
-      }
+      long r = i, end = std::min(to, i + STRIP);
+      for (; r + 6 <= end; r += 6) tile<6>(a + (r - i), 1, STRIP, b, depth, r, o);
+      for (; r + 4 <= end; r += 4) tile<4>(a + (r - i), 1, STRIP, b, depth, r, o);
+      for (; r < end; r++) tile<1>(a + (r - i), 1, STRIP, b, depth, r, o);
     }
 }
 

@@ -4,6 +4,8 @@
 
 namespace {
 
+constexpr bool GRAM = std::is_same_v<elem, float>;
+
 // out(i, j, sum, mask) of a (m, k) times n columns that pack(first, count, panels) brings, as many panels
 // at a time as the cache holds; of a symmetric product only the upper triangle, by whole panels.
 template <class Pack, class Out>
@@ -44,24 +46,59 @@ void mirror(elem* x, long n) {
     turn(x + i * n + i + PANEL, n, PANEL, n - i - PANEL, x + (i + PANEL) * n + i, n);
 }
 
-// next (rows, cols) = a x + (b x x' + c (x x')^2) x, rows <= cols.
-void iterate(const elem* x, elem* next, long rows, long cols, float a, float b, float c) {
-  elem *gram = scratch<elem>(4, rows * rows), *mixed = scratch<elem>(5, rows * rows);
-  auto pack_x = [=](long p, long n, cell* to) { pack_columns(x + p * cols, cols, cols, n, to); };
-  multiply(x, rows, rows, cols, true, pack_x, [=](long i, long j, vec v, mask m) {
+// gram (rows, rows) = x x' of x (rows, cols).
+void gram_of(const elem* x, long rows, long cols, elem* gram) {
+  auto pack = [=](long p, long n, cell* to) { pack_columns(x + p * cols, cols, cols, n, to); };
+  multiply(x, rows, rows, cols, true, pack, [=](long i, long j, vec v, mask m) {
     store(gram + i * rows + j, v, m);
   });
   mirror(gram, rows);
-  auto pack_gram = [=](long p, long n, cell* to) { pack_columns(gram + p * rows, rows, rows, n, to); };
-  multiply(gram, rows, rows, rows, true, pack_gram, [=](long i, long j, vec v, mask m) {
-    vec g = load(gram + i * rows + j, m);
-    store(mixed + i * rows + j, c * v + b * g, m);
+}
+
+// out (n, n) = scale * x y + add * x of symmetric matrices whose product is symmetric.
+void symmetric(const elem* x, const elem* y, elem* out, long n, float scale, float add) {
+  auto pack = [=](long p, long count, cell* to) { pack_columns(y + p * n, n, n, count, to); };
+  multiply(x, n, n, n, true, pack, [=](long i, long j, vec v, mask m) {
+    store(out + i * n + j, scale * v + add * load(x + i * n + j, m), m);
   });
-  mirror(mixed, rows);
-  auto pack_rows_of_x = [=](long p, long n, cell* to) { pack_rows(x + p, cols, rows, n, to); };
-  multiply(mixed, rows, cols, rows, false, pack_rows_of_x, [=](long i, long j, vec v, mask m) {
-    store(next + i * cols + j, a * load(x + i * cols + j, m) + v, m);
+  mirror(out, n);
+}
+
+// out (rows, cols) = mixed x + a x, of mixed (rows, rows).
+void apply(const elem* mixed, const elem* x, elem* out, long rows, long cols, float a) {
+  auto pack = [=](long p, long n, cell* to) { pack_rows(x + p, cols, rows, n, to); };
+  multiply(mixed, rows, cols, rows, false, pack, [=](long i, long j, vec v, mask m) {
+    store(out + i * cols + j, a * load(x + i * cols + j, m) + v, m);
   });
+}
+
+// next (rows, cols) = a x + (b x x' + c (x x')^2) x, rows <= cols.
+void iterate(const elem* x, elem* next, long rows, long cols, const float* abc) {
+  elem *gram = scratch<elem>(4, rows * rows), *mixed = scratch<elem>(5, rows * rows);
+  gram_of(x, rows, cols, gram);
+  symmetric(gram, gram, mixed, rows, abc[2], abc[1]);
+  apply(mixed, x, next, rows, cols, abc[0]);
+}
+
+// next = x after all the steps, which only the Gram matrix takes: with P = a I + b G + c G^2, G becomes
+// P^2 G, and the product of all P is what x is multiplied by. Half of the work at cols = 4 rows. Float32
+// only: bfloat16's rounding of G is as large as the squares of the singular values that are to grow.
+void iterate_gram(const elem* x, elem* next, long rows, long cols, long steps, const float* abc) {
+  elem* m[5];
+  for (int i = 0; i < 5; i++) m[i] = scratch<elem>(4 + i, rows * rows);
+  elem *gram = m[0], *p = m[1], *all = m[2], *other = m[3], *more = m[4];
+  gram_of(x, rows, cols, gram);
+  for (long s = 0; s < steps; s++) {
+    symmetric(gram, gram, p, rows, abc[2], abc[1]);
+    for (long i = 0; i < rows; i++) p[i * rows + i] += abc[0];
+    if (s) symmetric(p, all, other, rows, 1, 0);
+    std::swap(all, s ? other : p);
+    if (s == steps - 1) break;
+    const elem* last = s ? p : all;
+    symmetric(last, gram, more, rows, 1, 0);
+    symmetric(last, more, gram, rows, 1, 0);
+  }
+  apply(all, x, next, rows, cols, 0);
 }
 
 void orthogonal_one(const float* update, float* out, long rows, long cols, long steps, const float* abc) {
@@ -82,7 +119,12 @@ void orthogonal_one(const float* update, float* out, long rows, long cols, long 
   for (long i = 0; i < (tall ? 0 : r); i++)
     for (long j = 0; j < c; j += LANES)
       store(x + i * c + j, load(update + i * c + j, first(c - j)) * scale, first(c - j));
-  for (long s = 0; s < steps; s++, std::swap(x, next)) iterate(x, next, r, c, abc[0], abc[1], abc[2]);
+  if (GRAM && c > r && steps) {
+    iterate_gram(x, next, r, c, steps, abc);
+    std::swap(x, next);
+  } else {
+    for (long s = 0; s < steps; s++, std::swap(x, next)) iterate(x, next, r, c, abc);
+  }
   if (tall) turn(x, c, r, c, out, cols);
   for (long i = 0; i < (tall ? 0 : r * c); i += LANES) {
     mask some = first(r * c - i);

@@ -64,13 +64,14 @@ void product_back(const elem* dy, long ld, const float* w, long m, long n, long 
 template <class F>
 void product_weight(const elem* dy, long ld, const elem* x, float* dw, float* db, long m, long n,
                     long k, bool add, F f) {
-  constexpr long ROWS = 1024;  // of which a strip lies in the first-level cache
+  constexpr long ROWS = 2048 / sizeof(elem);  // of which a strip lies about in the first-level cache
   if (db && !add) memset(db, 0, n * sizeof(float));
   for (; m > 0; m -= ROWS, dy += ROWS * ld, x += ROWS * k, add = true) {
     long rows = std::min(m, ROWS), blocks = (n + STRIP - 1) / STRIP, depth = cells(rows);
     cell* strips = scratch<cell>(2, blocks * depth * STRIP);
 #pragma omp parallel for schedule(dynamic)
-    for (long b = 0; b < blocks; b += 2) pack_strips(dy, ld, rows, n, b, std::min(blocks, b + 2), strips, db);
+    for (long b = 0; b < blocks; b += STRIPS)
+      pack_strips(dy, ld, rows, n, b, std::min(blocks, b + STRIPS), strips, db);
     auto pack = [=](long p, long some, cell* b) {
       pack_rows(x + p, k, rows, some, b, [=](vec v, long j) { return f(v, p + j); });
     };
