@@ -99,6 +99,9 @@ SAMPLE = RunConfig(
             batch_size=16,
             max_train_tokens=160_000,
             max_val_examples=100,
+            # On next_passage the head alone stays at chance; what the model knows of likelihood
+            # was above it before any training (test 0.298 of 500, validation 0.304 of 250).
+            likelihood=True,
             threads=1,
         ),
         token_limits={

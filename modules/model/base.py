@@ -161,7 +161,7 @@ class _WeightedLoss(torch.autograd.Function):
         sums = wide(hidden.dtype)
         weights = weights.to(sums)
         # Gradients are made for weights of at most 1: nothing underflows in half precision.
-        largest = weights.max() if len(weights) else weights.sum()
+        largest = weights.abs().max() if len(weights) else weights.sum()
         relative = (weights / largest).unsqueeze(1)  # (N, 1)
         loss = torch.zeros((), dtype=sums, device=hidden.device)
         grad_hidden = torch.empty_like(hidden)

@@ -1,9 +1,11 @@
 """Fine-tuning heads: a linear layer on the extract token's final state (GPT-1 paper, section 3.2).
 
+Multiple choice may also look at how much likelier its document and question make an answer.
 B examples, K sequences per example, T positions, C features. The sequences of one example are:
 one text or pair (K = 1), both orders of a pair (similarity, K = 2), or one per answer.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -16,6 +18,7 @@ from modules.model.base import Decoder, wide
 from modules.model.packed import Packed, pack
 
 ABSENT = -1  # extract position of a sequence that an example does not have (fewer answers)
+NATS = 5.0  # logit of a nat a token, before training
 
 
 class HeadConfig(Config):
@@ -33,6 +36,8 @@ class HeadConfig(Config):
     """The label is a score between these (STS-B: 0 and 5)."""
     score_loss: Literal["classes", "squared"] = "classes"
     """Scores as weights on whole numbers (n_classes of them), or as one number (regression)."""
+    likelihood: bool = False
+    """Multiple choice: to each answer's logit its gain in likelihood is added; see TaskModel."""
 
     @property
     def outputs(self) -> int:
@@ -42,13 +47,20 @@ class HeadConfig(Config):
 
 
 class TaskModel(nn.Module):
-    """A decoder and a head: what fine-tuning trains."""
+    """A decoder and a head: what fine-tuning trains.
+
+    With `likelihood` an answer's logit has, beside the head's, `nats` times its gain: the mean over
+    its tokens of log P(token | document, question, answer so far) - log P(token | answer so far).
+    So GPT-3 asks without training (Brown et al. 2020, section 2.4); here the loss goes through it.
+    """
 
     def __init__(self, decoder: Decoder, config: HeadConfig) -> None:
         super().__init__()
         self.decoder, self.config = decoder, config
         wide = config.format == "similarity" and config.pair == "concat"
         self.head = nn.Linear(decoder.width * (2 if wide else 1), config.outputs)
+        if config.likelihood:
+            self.nats = nn.Parameter(torch.empty(1))
         self.init_head()
 
     @torch.no_grad()
@@ -56,6 +68,8 @@ class TaskModel(nn.Module):
         """Draw the head's weights, N(0, 0.02), bias 0 (gpt1.md 4.3)."""
         self.head.weight.normal_(0, 0.02, generator=generator)
         self.head.bias.zero_()
+        if self.config.likelihood:
+            self.nats.fill_(NATS)
 
     def forward(self, tokens: Tensor, extract: Tensor) -> Tensor:
         """Return logits (B, classes), or (B, K) for multiple choice.
@@ -65,7 +79,12 @@ class TaskModel(nn.Module):
             extract: (B, K) int64, where the extract token is; -1 for a sequence that is not there
                 (multiple choice with fewer answers: its logit is -inf).
         """
-        return self.decide(self.states(tokens, extract), extract)
+        packed = self.pack(tokens, extract)
+        if not self.config.likelihood:
+            return self.decide(self._ends(packed), extract)
+        hidden = self.read(packed)
+        gain, _ = self._gain(hidden, packed, tokens)
+        return self.decide(self._at_ends(hidden, packed), extract) + self.nats * gain
 
     def pack(self, tokens: Tensor, extract: Tensor) -> Packed:
         """Return the sequences without padding.
@@ -87,6 +106,10 @@ class TaskModel(nn.Module):
     def _ends(self, packed: Packed) -> Tensor:
         """Return the features (B, K, C) at the extract tokens; the rest is not read to its end."""
         return self.read(packed, packed.ends.flatten()).unflatten(0, packed.ends.shape)
+
+    def _at_ends(self, hidden: Tensor, packed: Packed) -> Tensor:
+        """Return the features (B, K, C) at the extract tokens from those of all tokens (N, C)."""
+        return hidden.index_select(0, packed.ends.flatten()).unflatten(0, packed.ends.shape)
 
     def states(self, tokens: Tensor, extract: Tensor) -> Tensor:
         """Return the states (B, K, C) that the head reads."""
@@ -127,19 +150,69 @@ class TaskModel(nn.Module):
             lm_share: the same of the LM loss.
         """
         packed = self.pack(tokens, extract)
-        if lm_weight:
+        if lm_weight or self.config.likelihood:
             hidden = self.read(packed)  # (N, C)
-            states = hidden.index_select(0, packed.ends.flatten()).unflatten(0, extract.shape)
+            states = self._at_ends(hidden, packed)
         else:
             states = self._ends(packed)
         logits = self.decide(states, packed.extract)
+        if self.config.likelihood:
+            gain, onward = self._gain(hidden, packed, tokens)
+            gain.requires_grad_()
+            logits = logits + self.nats * gain
         logits = logits.to(wide(logits.dtype))
         task = self.task_loss(logits, labels)
+        total = task * share
+        if self.config.likelihood and torch.is_grad_enabled():
+            (slope,) = torch.autograd.grad(total, gain, retain_graph=True)
+            passed = onward(slope)
+            total = total + (passed - passed.detach())  # a gradient, no loss of its own
         if not lm_weight:
-            return task * share, task, torch.zeros_like(task), logits
+            return total, task, torch.zeros_like(task), logits
         part = lm_weight * lm_share
         lm = self.lm_loss(hidden, packed, share=part, average=lm_average, matrix=lm_matrix)
-        return task * share + lm, task, lm.detach() / part, logits
+        return total + lm, task, lm.detach() / part, logits
+
+    def _gain(
+        self, hidden: Tensor, packed: Packed, tokens: Tensor
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return each answer's gain (B, K), in nats a token, and what takes its gradient on.
+
+        Args:
+            hidden: (N, C), of the packed tokens (B, K, T).
+        """
+        begin = (
+            (tokens == self.decoder.config.vocab_size - 2).to(torch.int8).argmax(-1)
+        )  # delimiter
+        alone, extract = without_context(tokens, packed.extract, begin)
+        bare = self.pack(alone, extract)
+        given, given_onward = self._likelihood(hidden, packed, begin)
+        prior, prior_onward = self._likelihood(self.read(bare), bare, torch.ones_like(begin))
+        return given - prior, lambda slope: given_onward(slope) + prior_onward(-slope)
+
+    def _likelihood(
+        self, hidden: Tensor, packed: Packed, begin: Tensor
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return the answers' mean log P (B, K) a token, a constant, and a loss with its gradient.
+
+        The gradient goes the way of the LM loss, so logits are never held for a whole batch.
+
+        Args:
+            begin: (B, K), the delimiter before each answer.
+        """
+        step = torch.arange(packed.slots.shape[2], device=begin.device)
+        real = (step > begin[..., None]) & (step < packed.extract[..., None])  # (B, K, T)
+        count = real.sum(-1).clamp(min=1).flatten()
+        owner = real.flatten(0, 1).nonzero()[:, 0]  # (n,), which of the B x K
+        rows = packed.slots[real]
+        before, targets = hidden.index_select(0, packed.parents[rows]), packed.tokens[rows]
+        losses = self.decoder.token_losses(before, targets)
+        sums = losses.new_zeros(len(count)).index_add_(0, owner, losses)
+
+        def onward(slope: Tensor) -> Tensor:
+            return self.decoder.weighted_loss(before, targets, (-slope.flatten() / count)[owner])
+
+        return (-sums / count).view(begin.shape), onward
 
     def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross-entropy, or squared error, of logits (B, classes)."""
@@ -183,6 +256,18 @@ class TaskModel(nn.Module):
         """Drop features of (B, K, C): one mask for all sequences of an example (gpt1.md 4.3)."""
         mask = F.dropout(torch.ones_like(states[:, :1]), self.config.dropout, self.training)
         return states * mask
+
+
+def without_context(tokens: Tensor, extract: Tensor, begin: Tensor) -> tuple[Tensor, Tensor]:
+    """Return S D answer E (B, K, T') and its extract (B, K), of S context D answer E.
+
+    Args:
+        begin: (B, K), where the delimiters D are.
+    """
+    short = torch.where(extract < 0, ABSENT, extract - begin + 1)
+    step = torch.arange(int(short.max()) + 1, device=tokens.device)
+    places = (begin[..., None] + step - 1).clamp(0, tokens.shape[2] - 1)
+    return torch.where(step > 0, tokens.gather(2, places), tokens[..., :1]), short
 
 
 def spread_scores(scores: Tensor, n_classes: int = 6) -> Tensor:

@@ -69,6 +69,7 @@ def head_of(task: Task, config: FinetuneConfig) -> HeadConfig:
         pair=config.pair,
         scale=task.scale,
         score_loss=config.score_loss,
+        likelihood=config.likelihood and task.format == "multiple_choice",
     )
 
 

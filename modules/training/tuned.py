@@ -84,7 +84,11 @@ def scores(task: Task, split: str, predictions: list[Row], config: Any) -> list[
         "max_train_examples": config.max_train_examples,
         "seed": config.seed,
         "selection": f"best validation {config.select}" if config.select != "last" else "last",
-    } | ({"note": task.note} if task.note else {})
+    }
+    if config.likelihood and task.format == "multiple_choice":
+        protocol["answers"] = "head and gain in likelihood"
+    if task.note:
+        protocol["note"] = task.note
     out = []
     for name, metric in task.metrics.items():
         low, high = interval(metric, guesses, truth, seed=config.seed)

@@ -75,6 +75,10 @@ class FinetuneConfig(TrainingConfig):
     release). separate: token and position apart (its PyTorch port)."""
     pair: Literal["sum", "concat"] = "sum"  # GPT-1 paper, section 3.3
     """Similarity: add the states of the two orders, or put them side by side."""
+    likelihood: bool = False
+    """Multiple choice: add to the head's logit how much likelier document and question make an
+    answer's tokens, as GPT-3 chooses without training (Brown et al. 2020, section 2.4). For few
+    rows, where the head cannot learn what the language model knows. Up to twice the time."""
     lora: LoraConfig | None = None
     """Train adapters beside the decoder's matrices (and the head) instead of all weights; needs the
     extra `lora`. What is written has them added in."""
@@ -122,6 +126,8 @@ class FinetuneConfig(TrainingConfig):
             )
         if self.use == "features" and self.compile:
             raise ValueError("use = features reads each row once: nothing to compile")
+        if self.use == "features" and self.likelihood:
+            raise ValueError("use = features keeps no likelihoods: set likelihood = false")
         return self
 
     @model_validator(mode="after")

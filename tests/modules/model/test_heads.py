@@ -112,6 +112,58 @@ def test_the_dropout_mask_is_shared_between_the_choices_of_an_example():
     assert logits[0, 0] != logits[1, 0]  # but each example has a mask of its own
 
 
+def plain_gain(model: TaskModel, sequence: torch.Tensor) -> torch.Tensor:
+    """One answer's gain in nats a token, its sequence (T,) read with and without what is before."""
+    begin = sequence.tolist().index(DELIMITER)
+    alone = torch.cat([sequence[:1], sequence[begin:]])
+    means = []
+    for ids, start in ((sequence, begin), (alone, 1)):
+        logp = model.decoder.logits(model.decoder(ids[None])[0]).log_softmax(1)
+        means.append(torch.stack([logp[t - 1, ids[t]] for t in range(start + 1, len(ids) - 1)]))
+    return means[0].mean() - means[1].mean()
+
+
+@pytest.mark.parametrize("lm_weight", [0, 0.5])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_gain_in_likelihood_is_added_and_the_loss_goes_through_it(lm_weight, shared):
+    model = task_model("multiple_choice", likelihood=True, dropout=0).train()
+    tokens, extract = batch([[6, 9, 8], [12, 7, 16]])
+    if shared:
+        tokens, extract = batch([[14, 14, 14], [15, 15, 15]])
+        tokens[0, :, 9], tokens[0, 1:, :9] = DELIMITER, tokens[0, 0, :9]
+        tokens[0, :, 7], tokens[0, :, 10] = 5, torch.tensor([5, 6, 7])
+    extract[0, 2] = -1  # two answers only
+    labels = torch.tensor([1, 2])
+    total, task, *_, logits = model.losses(
+        tokens, extract, labels, lm_weight=lm_weight, share=0.5, lm_share=0.5
+    )
+    total.backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    rows = []
+    for b in range(2):
+        row = [torch.tensor(float("-inf")).double()] * 3
+        for k in range(3):
+            if (end := int(extract[b, k])) > 0:
+                sequence = tokens[b, k, : end + 1]
+                state = model.decoder(sequence[None])[0, -1]
+                row[k] = (model.head(state) + model.nats * plain_gain(model, sequence)).squeeze()
+        rows.append(torch.stack(row))
+    expected = torch.stack(rows)
+    loss = F.cross_entropy(expected, labels)
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(task, loss)
+    torch.testing.assert_close(model(tokens, extract), expected)  # as predictions are made
+    loss = 0.5 * loss
+    if lm_weight:
+        packed = model.pack(tokens, extract)
+        loss = loss + model.lm_loss(model.read(packed), packed, share=0.5 * lm_weight)
+    loss.backward()
+    torch.testing.assert_close(total, loss)
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(found[name], p.grad, msg=lambda text, name=name: name + text)
+
+
 def release_lm_loss(model: TaskModel, tokens: torch.Tensor, extract: torch.Tensor) -> float:
     """gpt1.md 4.2, one sequence and one target at a time."""
     means = []
