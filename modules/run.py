@@ -156,6 +156,8 @@ class FinetuneRun(Config):
     """Also train the same network from random weights."""
     token_limits: dict[str, int] = Field(default_factory=dict)
     """Train on rows of at most so many tokens in all for these tasks (max_train_tokens)."""
+    likelihood_tasks: tuple[str, ...] = ()
+    """Multiple choice: likelihood = true for these tasks alone."""
     data: str = "data"
     """The folder below which the tasks' rows lie (finetune/TASK/...), from the project's root."""
     register_models: bool = True
@@ -175,7 +177,8 @@ class FinetuneRun(Config):
     def settings_of(self, task: str, use: Use, seed: int) -> FinetuneConfig:
         """Return the settings of one training."""
         tokens = self.token_limits.get(task, self.training.max_train_tokens)
-        return self.training.but(use=use, seed=seed, max_train_tokens=tokens)
+        likelihood = self.training.likelihood or task in self.likelihood_tasks
+        return self.training.but(use=use, seed=seed, max_train_tokens=tokens, likelihood=likelihood)
 
     def chosen(self) -> list[Task]:
         """Return the tasks.
@@ -183,6 +186,9 @@ class FinetuneRun(Config):
         Raises:
             ValueError: one is unknown, or has no labelled rows to train on.
         """
+        for name in self.likelihood_tasks:
+            if tasks.get(name).format != "multiple_choice":
+                raise ValueError(f"likelihood_tasks: {name} has no answers to choose from")
         found = [tasks.get(name) for name in self.tasks]
         for task in found:
             if task.format not in FINETUNE_FORMATS:

@@ -18,7 +18,7 @@ from modules.model.base import Decoder, wide
 from modules.model.packed import Packed, pack
 
 ABSENT = -1  # extract position of a sequence that an example does not have (fewer answers)
-NATS = 5.0  # logit of a nat a token, before training
+NATS = 10.0  # logit of a nat a token before training; with less, the head's noise is louder
 
 
 class HeadConfig(Config):

@@ -76,3 +76,14 @@ def test_other_sizes_differ_in_size_alone():
     names = [run.name for run in presets.sizes(presets.GPT2)]
     assert names == ["gpt2-medium", "gpt2-large", "gpt2-xl"]
     assert presets.sizes(presets.GPT1) == ()
+
+
+def test_likelihood_is_for_the_tasks_that_are_named_and_have_answers():
+    run = presets.SAMPLE.finetune
+    assert run.settings_of("next_passage", "auxiliary", 1).likelihood
+    assert not run.settings_of("social_iqa", "auxiliary", 1).likelihood
+    assert not presets.STUDY.finetune.settings_of("next_passage", "auxiliary", 1).likelihood
+    with pytest.raises(ValueError, match="verse_pairs has no answers to choose from"):
+        run.but(likelihood_tasks=("verse_pairs",)).chosen()
+    with pytest.raises(ValueError, match="set likelihood = false"):
+        run.but(likelihood_tasks=("next_passage",)).settings_of("next_passage", "features", 1)
