@@ -13,8 +13,8 @@ from modules.training.windows import held_out
 
 settings = job()
 torch.manual_seed(settings["seed"])
-BATCH, CONTEXT, WARMUP = settings.get("batch", 8), 256, 100
-HALF = settings.get("bf16", bf16())
+BATCH, CONTEXT, WARMUP = 8, 256, 100
+HALF = bf16()
 tokens, val = (read_split(Path(settings["tokens"]), split) for split in ("train", "val"))
 data = torch.from_numpy(tokens.read(0, len(tokens)))
 windows = held_out(val, CONTEXT, 128)

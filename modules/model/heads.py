@@ -37,7 +37,7 @@ class HeadConfig(Config):
     score_loss: Literal["classes", "squared"] = "classes"
     """Scores as weights on whole numbers (n_classes of them), or as one number (regression)."""
     likelihood: bool = False
-    """Multiple choice: to each answer's logit its gain in likelihood is added; see TaskModel."""
+    """Multiple choice: to each answer's logit its gain in likelihood is added; see GainHead."""
 
     @property
     def outputs(self) -> int:
@@ -46,21 +46,28 @@ class HeadConfig(Config):
         return 1 if regression or self.format == "multiple_choice" else self.n_classes
 
 
-class TaskModel(nn.Module):
-    """A decoder and a head: what fine-tuning trains.
+class GainHead(nn.Linear):
+    """The head of answers with `likelihood`: a logit of the state, and of a nat of gain.
 
-    With `likelihood` an answer's logit has, beside the head's, `nats` times its gain: the mean over
-    its tokens of log P(token | document, question, answer so far) - log P(token | answer so far).
-    So GPT-3 asks without training (Brown et al. 2020, section 2.4); here the loss goes through it.
+    An answer's gain is the mean over its tokens of log P(token | document, question, answer so far)
+    - log P(token | answer so far). So GPT-3 chooses without training (Brown et al. 2020, section
+    2.4); here the loss goes through it.
     """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 1)
+        self.nats = nn.Parameter(torch.empty(1))
+
+
+class TaskModel(nn.Module):
+    """A decoder and a head: what fine-tuning trains."""
 
     def __init__(self, decoder: Decoder, config: HeadConfig) -> None:
         super().__init__()
         self.decoder, self.config = decoder, config
         wide = config.format == "similarity" and config.pair == "concat"
-        self.head = nn.Linear(decoder.width * (2 if wide else 1), config.outputs)
-        if config.likelihood:
-            self.nats = nn.Parameter(torch.empty(1))
+        size = decoder.width * (2 if wide else 1)
+        self.head = GainHead(size) if config.likelihood else nn.Linear(size, config.outputs)
         self.init_head()
 
     @torch.no_grad()
@@ -68,8 +75,8 @@ class TaskModel(nn.Module):
         """Draw the head's weights, N(0, 0.02), bias 0 (gpt1.md 4.3)."""
         self.head.weight.normal_(0, 0.02, generator=generator)
         self.head.bias.zero_()
-        if self.config.likelihood:
-            self.nats.fill_(NATS)
+        if isinstance(self.head, GainHead):
+            self.head.nats.fill_(NATS)
 
     def forward(self, tokens: Tensor, extract: Tensor) -> Tensor:
         """Return logits (B, classes), or (B, K) for multiple choice.
@@ -80,11 +87,11 @@ class TaskModel(nn.Module):
                 (multiple choice with fewer answers: its logit is -inf).
         """
         packed = self.pack(tokens, extract)
-        if not self.config.likelihood:
+        if not isinstance(self.head, GainHead):
             return self.decide(self._ends(packed), extract)
         hidden = self.read(packed)
         gain, _ = self._gain(hidden, packed, tokens)
-        return self.decide(self._at_ends(hidden, packed), extract) + self.nats * gain
+        return self.decide(self._at_ends(hidden, packed), extract) + self.head.nats * gain
 
     def pack(self, tokens: Tensor, extract: Tensor) -> Packed:
         """Return the sequences without padding.
@@ -150,20 +157,20 @@ class TaskModel(nn.Module):
             lm_share: the same of the LM loss.
         """
         packed = self.pack(tokens, extract)
-        if lm_weight or self.config.likelihood:
+        if lm_weight or isinstance(self.head, GainHead):
             hidden = self.read(packed)  # (N, C)
             states = self._at_ends(hidden, packed)
         else:
             states = self._ends(packed)
         logits = self.decide(states, packed.extract)
-        if self.config.likelihood:
+        if isinstance(self.head, GainHead):
             gain, onward = self._gain(hidden, packed, tokens)
             gain.requires_grad_()
-            logits = logits + self.nats * gain
+            logits = logits + self.head.nats * gain
         logits = logits.to(wide(logits.dtype))
         task = self.task_loss(logits, labels)
         total = task * share
-        if self.config.likelihood and torch.is_grad_enabled():
+        if isinstance(self.head, GainHead) and torch.is_grad_enabled():
             (slope,) = torch.autograd.grad(total, gain, retain_graph=True)
             passed = onward(slope)
             total = total + (passed - passed.detach())  # a gradient, no loss of its own
@@ -181,9 +188,8 @@ class TaskModel(nn.Module):
         Args:
             hidden: (N, C), of the packed tokens (B, K, T).
         """
-        begin = (
-            (tokens == self.decoder.config.vocab_size - 2).to(torch.int8).argmax(-1)
-        )  # delimiter
+        delimiter = self.decoder.config.vocab_size - 2  # start, delimiter, extract end it
+        begin = (tokens == delimiter).to(torch.int8).argmax(-1)  # (B, K)
         alone, extract = without_context(tokens, packed.extract, begin)
         bare = self.pack(alone, extract)
         given, given_onward = self._likelihood(hidden, packed, begin)

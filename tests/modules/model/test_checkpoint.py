@@ -51,13 +51,22 @@ def test_loading_draws_no_random_numbers(tmp_path):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_tuned_model_comes_back_with_its_head_or_without(tmp_path):
+@pytest.mark.parametrize(
+    "head",
+    [
+        HeadConfig(format="similarity", n_classes=6),
+        HeadConfig(format="multiple_choice", likelihood=True),
+    ],
+    ids=lambda head: head.format,
+)
+def test_a_tuned_model_comes_back_with_its_head_or_without(tmp_path, head):
     decoder = GPT(CONFIGS[1])
     decoder.resize(3)
-    model = TaskModel(decoder, HeadConfig(format="similarity", n_classes=6))
+    model = TaskModel(decoder, head)
     save(model, tmp_path)
     names = set(read_header(tmp_path / "model.safetensors"))
     assert {"head.weight", "head.bias", "wte.weight"} < names
+    assert ("head.nats" in names) == head.likelihood
     back = load_task_model(tmp_path)
     assert back.config == model.config and back.decoder.config.vocab_size == 34
     assert all(

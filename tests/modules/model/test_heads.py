@@ -147,7 +147,9 @@ def test_a_gain_in_likelihood_is_added_and_the_loss_goes_through_it(lm_weight, s
             if (end := int(extract[b, k])) > 0:
                 sequence = tokens[b, k, : end + 1]
                 state = model.decoder(sequence[None])[0, -1]
-                row[k] = (model.head(state) + model.nats * plain_gain(model, sequence)).squeeze()
+                row[k] = (
+                    model.head(state) + model.head.nats * plain_gain(model, sequence)
+                ).squeeze()
         rows.append(torch.stack(row))
     expected = torch.stack(rows)
     loss = F.cross_entropy(expected, labels)
