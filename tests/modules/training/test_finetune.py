@@ -158,9 +158,17 @@ def test_a_separable_task_is_learnt_and_can_be_asked(pretrained, toy_tasks, tmp_
     assert load(tmp_path).config.vocab_size == 283  # the decoder alone still loads
 
 
-@pytest.mark.parametrize("task", ["question_in_sentence", "verse_pairs", "next_passage"])
-def test_every_format_runs_to_scores(task, pretrained, toy_tasks, tmp_path):
-    config = config_of(epochs=1, max_train_examples=40, max_val_examples=10)
+@pytest.mark.parametrize(
+    ("task", "likelihood"),
+    [
+        ("question_in_sentence", True),
+        ("verse_pairs", False),
+        ("next_passage", False),
+        ("next_passage", True),
+    ],
+)
+def test_every_format_runs_to_scores(task, likelihood, pretrained, toy_tasks, tmp_path):
+    config = config_of(epochs=1, max_train_examples=40, max_val_examples=10, likelihood=likelihood)
     counts = finetune(pretrained, toy_tasks, tmp_path, config, task=task)
     assert counts["steps"] == 2  # floor(40 / 16): the release drops the rest
     scores = json.loads((tmp_path / "scores.json").read_text())
@@ -171,6 +179,10 @@ def test_every_format_runs_to_scores(task, pretrained, toy_tasks, tmp_path):
     row = next(read_jsonl(toy_tasks / f"finetune/{task}/test.jsonl"))
     (answer,) = load_tuned(tmp_path).predict([{name: row[name] for name in fields}])
     assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-4)
+    first = next(read_jsonl(tmp_path / "predictions.jsonl.zst"))
+    assert answer["probabilities"] == pytest.approx(first["probabilities"], abs=1e-4)
+    told = likelihood and task == "next_passage"  # the others have no answers
+    assert ("answers" in scores[0]["protocol"]) == told
 
 
 def test_batches_hold_each_example_once_an_epoch(pretrained, toy_tasks, tokenizer):
