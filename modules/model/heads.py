@@ -6,11 +6,11 @@ one text or pair (K = 1), both orders of a pair (similarity, K = 2), or one per 
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from modules.config import Config
@@ -38,6 +38,12 @@ class HeadConfig(Config):
     """Scores as weights on whole numbers (n_classes of them), or as one number (regression)."""
     likelihood: bool = False
     """Multiple choice: to each answer's logit its gain in likelihood is added; see GainHead."""
+
+    @model_validator(mode="after")
+    def _likelihoods_are_of_answers(self) -> Self:
+        if self.likelihood and self.format != "multiple_choice":
+            raise ValueError(f"likelihood is for multiple_choice, not for {self.format}")
+        return self
 
     @property
     def outputs(self) -> int:
@@ -115,7 +121,7 @@ class TaskModel(nn.Module):
         return self.read(packed, packed.ends.flatten()).unflatten(0, packed.ends.shape)
 
     def _at_ends(self, hidden: Tensor, packed: Packed) -> Tensor:
-        """Return the features (B, K, C) at the extract tokens from those of all tokens (N, C)."""
+        """Return the same out of the features of all tokens (N, C)."""
         return hidden.index_select(0, packed.ends.flatten()).unflatten(0, packed.ends.shape)
 
     def states(self, tokens: Tensor, extract: Tensor) -> Tensor:

@@ -212,7 +212,8 @@ def test_a_system_that_does_not_allow_tiles_costs_speed_only(monkeypatch, caplog
         build.library.cache_clear()
 
 
-@pytest.mark.skipif("AMX" not in str(build.kind()), reason="the processor has no AMX")
+@here
+@pytest.mark.skipif(not torch.cpu._is_amx_tile_supported(), reason="the processor has no AMX")
 def test_linux_refuses_tiles_where_a_signal_stack_is_too_small_for_them():
     code = (
         "import ctypes\n"

@@ -166,6 +166,11 @@ def test_a_gain_in_likelihood_is_added_and_the_loss_goes_through_it(lm_weight, s
         torch.testing.assert_close(found[name], p.grad, msg=lambda text, name=name: name + text)
 
 
+def test_likelihoods_are_of_answers_only():
+    with pytest.raises(ValueError, match="for multiple_choice, not for entailment"):
+        HeadConfig(format="entailment", likelihood=True)
+
+
 def release_lm_loss(model: TaskModel, tokens: torch.Tensor, extract: torch.Tensor) -> float:
     """gpt1.md 4.2, one sequence and one target at a time."""
     means = []
