@@ -5,12 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
+EXAMPLE = "corpus.clean.filters.min_words=60"
 Setting = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="PATH=VALUE",
-        help="Change one setting of the preset, e.g. --set corpus.clean.min_words=60 (repeatable).",
+        help=f"Change one setting of the preset, e.g. --set {EXAMPLE} (repeatable).",
     ),
 ]
 Preset = Annotated[

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from flows import options
 from flows.cli import changed
 from modules import presets
 
@@ -89,3 +90,7 @@ def test_settings_change_by_path_and_are_checked():
     assert presets.TINY.pretrain.max_steps == 20
     with pytest.raises(ValueError, match="expected PATH=VALUE"):
         changed(presets.TINY, ["pretrain.max_steps"])
+
+
+def test_the_example_of_set_is_a_setting():
+    assert options.load_preset("sample", [options.EXAMPLE]).corpus.clean.filters.min_words == 60
